@@ -1,0 +1,33 @@
+"""Exercises of the notebooks.
+
+`exercise("02.1")` shows its question, and `.check(answer)` says right, or a hint, or "not answered yet".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pipelab.errors import one_of
+from pipelab.teaching import bubble, tour
+from pipelab.teaching.exercise import Exercise, Mistake, Verdict
+
+__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "exercise"]
+
+EXERCISES: Mapping[str, Exercise] = MappingProxyType(
+    {each.name: each for each in (*tour.EXERCISES, *bubble.EXERCISES)}
+)
+
+
+def exercise(name: str) -> Exercise:
+    """The exercise of that name: the notebook's number, a point, and its place there.
+
+    Example:
+        >>> exercise("02.2").check(None)
+        Verdict('not answered yet')
+
+    Raises:
+        PipelabError: There is no exercise of that name.
+    """
+    one_of("exercise", name, tuple(EXERCISES))
+    return EXERCISES[name]
