@@ -101,7 +101,7 @@ def number_judge(
     otherwise: str,
     tolerance: float = 0.01,
 ) -> Callable[[Any], Verdict]:
-    """A judge for one number: right within `tolerance` (relative), else the mistake's hint, else `otherwise`."""
+    """A judge for one number: right within a relative `tolerance`, else the mistake's hint, else `otherwise`."""
 
     def judge(answer: Any) -> Verdict:
         value = as_number(answer)
