@@ -1,0 +1,19 @@
+"""The heart of pipelab: schedules as data, and everything that follows from them. Standard library and numpy only.
+
+A newcomer may read the modules in this order:
+
+    actions       what a rank can do: F, I, W, B, U, and their overlap
+    placement     which rank holds which stage, which stage feeds which
+    dependencies  what an action needs: stated once, for everyone
+    schedule      the order of each rank, checked by `validation` when it is made
+    schedules     every named schedule, one family a module
+    costs         seconds and bytes per stage, and the links
+    recurrence    the longest path, compiled once per schedule; `workload`: its distinct durations
+    simulation    costs in, trace out
+    trace         when each action started and ended, simulated or measured
+    memory        what each rank holds over time
+    report        makespan, the four bubbles, peaks; `comparison`: several side by side
+    theory        closed forms with their papers and assumptions
+    profile       costs per layer; `split`: the cut points; `plan`: all that an engine needs
+    strict_json   files from strangers
+"""

@@ -1,0 +1,290 @@
+"""A schedule: for each rank an ordered tuple of actions, with the placement of the stages.
+
+It is data, written once and checked when it is made; the simulator, the engines, the plots and the exercises all read
+it, and none of them knows it by name. Idle time is not in it: that follows from the costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelab.core import schedule_text, strict_json
+from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, as_actions
+from pipelab.core.placement import Placement
+from pipelab.core.recurrence import Predecessors, Recurrence
+from pipelab.core.validation import Checked, check
+from pipelab.core.workload import Workload
+from pipelab.errors import PipelabError
+
+if TYPE_CHECKING:
+    from pipelab.core.costs import Costs
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Schedule:
+    """For each rank the order of its actions.
+
+    Attributes:
+        table: the actions as numpy columns (`ActionTable`).
+        placement: which rank holds which stage.
+        name: what plots and tables call it.
+
+    Example:
+        >>> two = Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]], name="mine")
+        >>> two.num_ranks, two.num_microbatches, two.orders[1][1]
+        (2, 2, Action.parse('1B0'))
+        >>> print(two)
+        mine: 2 ranks, 2 stages, 2 micro-batches, 8 actions
+        F = I = W = 1, B = 2, no latency; one column is 1: makespan 9, bubble fraction 33.3 %
+        rank 0 | 0F0 0F1  .   .  0B0 --- 0B1 ---  .
+        rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
+
+    Raises:
+        PipelabError: an order that cannot run: an action missing, doubled, on the wrong rank, or waiting for ever.
+    """
+
+    table: ActionTable
+    placement: Placement
+    name: str
+
+    def __init__(
+        self,
+        orders: Iterable[Iterable[Action | str]],
+        placement: Placement | None = None,
+        *,
+        name: str = "custom",
+    ) -> None:
+        """Check an order given by hand.
+
+        Args:
+            orders: for each rank its actions, or cells such as `"0F0"`.
+            placement: where the stages are; None reads it from the orders, as one chain.
+            name: what plots and tables call it.
+        """
+        if isinstance(orders, str):
+            raise PipelabError("orders is one text; for the text form of a schedule use Schedule.from_text(text).")
+        per_rank = [as_actions(order, f"{_checked_name(name)}: the order of rank {r}") for r, order in enumerate(orders)]
+        total = sum(map(len, per_rank))
+        if total > MAX_CELLS:
+            raise PipelabError(f"{name} has {total:,} cells; the limit is {MAX_CELLS:,} (2**22).")
+        table = ActionTable.from_orders(per_rank)
+        self._set(table, _placement_of(table, name) if placement is None else placement, name)
+
+    @classmethod
+    def from_table(cls, table: ActionTable, placement: Placement, *, name: str = "custom") -> Schedule:
+        """Check an order that is already in columns: the fast door, used by the builders.
+
+        Args:
+            table: rows sorted by rank and, within a rank, in order.
+            placement: where the stages are.
+            name: what plots and tables call it.
+        """
+        self = object.__new__(cls)
+        self._set(table, placement, name)
+        return self
+
+    def _set(self, table: ActionTable, placement: Placement, name: str) -> None:
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "placement", placement)
+        object.__setattr__(self, "name", _checked_name(name))
+        object.__setattr__(self, "_checked", check(name, table, placement))
+
+    @property
+    def _check(self) -> Checked:
+        found: Checked = self.__dict__["_checked"]
+        return found
+
+    @property
+    def num_ranks(self) -> int:
+        """p: how many ranks there are."""
+        return self.placement.num_ranks
+
+    @property
+    def num_stages(self) -> int:
+        """How many stage ids there are, replicas included."""
+        return self.placement.num_stages
+
+    @property
+    def num_model_stages(self) -> int:
+        """In how many stages the model is cut: what `balance` wants and what `Costs` are per."""
+        return self.placement.num_model_stages
+
+    @property
+    def num_microbatches(self) -> int:
+        """m: how many micro-batches there are."""
+        return self._check.num_microbatches
+
+    @cached_property
+    def stages_per_rank(self) -> int:
+        """v: the most stage ids that one rank holds."""
+        return int(np.bincount(self.placement.ranks).max())
+
+    @property
+    def has_backward(self) -> bool:
+        """Whether every stage runs backward; otherwise none does."""
+        return self._check.has_backward
+
+    @cached_property
+    def orders(self) -> tuple[tuple[Action, ...], ...]:
+        """For each rank its actions in order. Made when it is first asked for."""
+        actions = self.table.actions()
+        stops = np.searchsorted(self.table.cell_ranks, np.arange(self.num_ranks + 1))
+        return tuple(actions[a:b] for a, b in zip(stops[:-1], stops[1:], strict=True))
+
+    @property
+    def predecessors(self) -> Predecessors:
+        """What cells need from other ranks, as arrays (cell waits for cell)."""
+        return self._check.predecessors
+
+    @cached_property
+    def topological_order(self) -> IntArray:
+        """Shape (cells,): the cells in an order in which each comes after all it needs."""
+        work = self.recurrence.work
+        return work[work >= 0]
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The schedule compiled for simulation; made once, by the check."""
+        return self._check.recurrence
+
+    @cached_property
+    def peak_in_flight(self) -> tuple[int, ...]:
+        """For each rank the most micro-batches (stage chunks) in flight; it follows from the order alone."""
+        from pipelab.core.memory import peaks  # memory is about schedules, and imports this module
+
+        return tuple(peaks(self).astype(int).tolist())
+
+    @cached_property
+    def workload(self) -> Workload:
+        """The distinct durations and transfers of this schedule."""
+        return Workload.of(self.table, self.placement, self.recurrence)
+
+    def needs(self, action: Action) -> tuple[Action, ...]:
+        """The actions that must end before `action` starts, as plain actions (members of an overlap by themselves).
+
+        Args:
+            action: one cell of this schedule, or a member of one.
+
+        Example:
+            >>> import pipelab as pp
+            >>> pp.schedule("1f1b", num_ranks=2, num_microbatches=2).needs(Action.parse("0B0"))
+            (Action.parse('0F0'), Action.parse('1B0'))
+
+        Raises:
+            PipelabError: the action is not in this schedule.
+        """
+        try:
+            found = [need for member in action.members or (action,) for need in self._needs[member]]
+        except KeyError:
+            raise PipelabError(f"{action} is not in {self.name}.") from None
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def _needs(self) -> dict[Action, tuple[Action, ...]]:
+        table, found = self.table, self._check
+        rows = zip(table.kind.tolist(), table.stage.tolist(), table.microbatch.tolist(), strict=True)
+        actions = [Action(KINDS[kind], stage, microbatch) for kind, stage, microbatch in rows]
+        needed: list[list[Action]] = [[] for _ in actions]
+        for row, giver in zip(found.needs.row.tolist(), found.givers.tolist(), strict=True):
+            needed[row].append(actions[giver])
+        return dict(zip(actions, map(tuple, needed), strict=True))
+
+    def grid(self, costs: Costs | None = None, *, width: int = 110) -> str:
+        """Draw ranks against time steps.
+
+        Args:
+            costs: seconds per stage; None is F = I = W = 1, B = 2 without latency.
+            width: the longest line, in characters; a wider grid is elided in the middle, with a note.
+        """
+        from pipelab.core.grid import draw_grid  # drawing simulates, which needs this module
+
+        return draw_grid(self, costs, width)
+
+    def __str__(self) -> str:
+        return f"{self._headline}\n{self.grid()}"
+
+    @property
+    def _headline(self) -> str:
+        return (
+            f"{self.name}: {self.num_ranks} ranks, {self.num_stages} stages, {self.num_microbatches} micro-batches, "
+            f"{self.table.num_cells:,} actions"
+        )
+
+    def __repr__(self) -> str:
+        if self.table.num_cells > 24 or self.placement != _placement_of(self.table, self.name):
+            return f"<Schedule {self._headline}>"
+        orders = [[str(action) for action in order] for order in self.orders]
+        return f"Schedule({orders!r}, name={self.name!r})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+    def to_text(self) -> str:
+        """The schedule as text that `from_text` reads: a header, then one line of cells for each rank."""
+        return schedule_text.dump(self.name, self.placement, self.orders)
+
+    @classmethod
+    def from_text(cls, text: str) -> Schedule:
+        """Read what `to_text` wrote.
+
+        Raises:
+            PipelabError: not that form, or a schedule that cannot run.
+        """
+        name, placement, orders = schedule_text.load(text)
+        return cls(orders, placement, name=name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as plain values, ready for JSON: each rank's order is one text of cells."""
+        orders = [" ".join(map(str, order)) for order in self.orders]
+        return {"name": self.name, "placement": self.placement.to_dict(), "orders": orders}
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "schedule") -> Schedule:
+        """Read what `to_dict` wrote; unknown keys and wrong types are refused.
+
+        Raises:
+            PipelabError: names the field, or what cannot run.
+        """
+        found = strict_json.fields(data, where, required=("name", "placement", "orders"))
+        name = strict_json.text(found["name"], f"{where}.name")
+        placement = Placement.from_dict(found["placement"], f"{where}.placement")
+        lines = strict_json.texts(found["orders"], f"{where}.orders", strict_json.MAX_BYTES)
+        return cls([line.split() for line in lines], placement, name=name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.table, self.placement, self.name)
+
+
+def _rebuild(table: ActionTable, placement: Placement, name: str) -> Schedule:
+    return Schedule.from_table(table, placement, name=name)
+
+
+def _checked_name(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be text, not {name!r}.")
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise PipelabError(f"name is {name[:60]!r}; it must be 1 to 200 printable characters.")
+    return name
+
+
+def _placement_of(table: ActionTable, name: str) -> Placement:
+    """Read the rank of every stage from where its actions are."""
+    if not table.num_rows:
+        raise PipelabError(f"{name}: there are no actions. A schedule has at least one forward, such as 0F0.")
+    ranks = np.full(int(table.stage.max()) + 1, -1, dtype=np.int64)
+    ranks[table.stage] = table.rank
+    lost = np.flatnonzero(ranks < 0)
+    if len(lost):
+        raise PipelabError(f"{name}: stage {lost[0]} has no action, though stage {len(ranks) - 1} has. Leave no gap.")
+    return Placement(tuple(ranks.tolist()))
+
+

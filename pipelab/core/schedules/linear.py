@@ -1,0 +1,85 @@
+"""Schedules of one stage a rank: naive, GPipe, 1F1B, eager 1F1B.
+
+They differ only in how many forwards a rank runs before its first backward; see `warmup`. Under uniform costs and
+without latency GPipe, 1F1B and eager 1F1B take the same time, (m+p-1)(F+B): what differs is the peak of activations,
+and what latency does to them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelab.core.actions import IntArray
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.schedules.warmup import alternate
+from pipelab.core.validation import check_size
+
+__all__ = ["FAMILY"]
+
+
+def _build(name: str, warmup: IntArray, num_microbatches: int) -> Schedule:
+    num_ranks = len(warmup)
+    check_size(name, 2 * num_ranks * num_microbatches)
+    shape = (num_ranks, num_microbatches)
+    stage = np.broadcast_to(np.arange(num_ranks)[:, None], shape)
+    microbatch = np.broadcast_to(np.arange(num_microbatches), shape)
+    table = alternate(warmup, (stage, microbatch), (stage, microbatch))
+    return Schedule.from_table(table, Placement.linear(num_ranks), name=name)
+
+
+def _naive(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("naive", np.zeros(num_ranks, dtype=np.int64), num_microbatches)
+
+
+def _gpipe(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("gpipe", np.full(num_ranks, num_microbatches), num_microbatches)
+
+
+def _one_forward_one_backward(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("1f1b", np.arange(num_ranks)[::-1], num_microbatches)
+
+
+def _eager(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("eager-1f1b", 2 * np.arange(num_ranks)[::-1], num_microbatches)
+
+
+FAMILY = (
+    ScheduleInfo(
+        name="naive",
+        family="linear",
+        paper="",
+        constraint="",
+        formulas="makespan m p (F+B); peak 1",
+        description="Model parallelism without a pipeline: one micro-batch at a time through all ranks and back.",
+        builder=_naive,
+    ),
+    ScheduleInfo(
+        name="gpipe",
+        family="linear",
+        paper="GPipe, arXiv 1811.06965",
+        constraint="",
+        formulas="idle (p-1)(F+B) per rank; bubble fraction (p-1)/(m+p-1); peak m",
+        description="All forwards, then all backwards: simple, and holds every micro-batch's activations at once.",
+        builder=_gpipe,
+    ),
+    ScheduleInfo(
+        name="1f1b",
+        family="linear",
+        paper="PipeDream-Flush, arXiv 2104.04473 and DAPPLE, arXiv 2007.01045",
+        constraint="",
+        formulas="idle (p-1)(F+B) per rank; bubble fraction (p-1)/(m+p-1); peak min(m, p-r)",
+        description="One forward, one backward in turn: GPipe's bubble with at most p micro-batches in flight.",
+        builder=_one_forward_one_backward,
+    ),
+    ScheduleInfo(
+        name="eager-1f1b",
+        family="linear",
+        paper="arXiv 2211.05322",
+        constraint="",
+        formulas="idle (p-1)(F+B) per rank; peak min(m, 2(p-1-r)+1); latency costs 2(p-1)c whatever m",
+        description="1F1B with twice the warm-up: hides latency behind more micro-batches in flight.",
+        builder=_eager,
+    ),
+)

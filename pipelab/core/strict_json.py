@@ -1,0 +1,242 @@
+"""Reading JSON from strangers, and writing it so that a crash leaves no half file.
+
+Python's own reader raises RecursionError on deep nesting, turns NaN and 1e400 into floats and keeps the last of two
+equal keys. Here each of these is refused, with the field named, before much memory is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelab.errors import PipelabError
+
+__all__ = ["MAX_BYTES", "MAX_LEVELS", "parse", "read", "write"]
+
+MAX_BYTES = 5_000_000
+MAX_LEVELS = 64
+MAX_CONTAINERS = 200_000
+"""The most lists and objects in one file: an empty list costs 3 bytes on disk and 56 in memory."""
+
+_HUGE = 2**63
+
+
+def parse(text: str | bytes, *, max_bytes: int = MAX_BYTES, what: str = "JSON") -> Any:
+    """Read strict JSON: no NaN, no infinity, no equal keys, bounded size and depth.
+
+    Args:
+        text: the document.
+        max_bytes: the longest document that is accepted, in bytes of UTF-8.
+        what: what the document is, for messages.
+
+    Returns:
+        Dicts, lists, strings, finite floats, ints, booleans and None.
+
+    Raises:
+        PipelabError: anything else; the message names the field or the place.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    if len(raw) > max_bytes:
+        raise PipelabError(f"{what} has {len(raw):,} bytes; the limit is {max_bytes:,}.")
+    _check_nesting(raw, what, MAX_CONTAINERS * max(1, max_bytes // MAX_BYTES))
+    try:
+        data = json.loads(
+            raw.decode("utf-8"),
+            parse_constant=float,
+            parse_int=_parse_int,
+            object_pairs_hook=lambda pairs: _unique(pairs, what),
+        )
+    except PipelabError:
+        raise
+    except UnicodeDecodeError as error:
+        raise PipelabError(f"{what} is not UTF-8 text (byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        raise PipelabError(f"{what} is no JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
+    except RecursionError:
+        raise PipelabError(f"{what} is nested too deeply; the limit is {MAX_LEVELS} levels.") from None
+    _check_numbers(data, what)
+    return data
+
+
+def _check_nesting(raw: bytes, what: str, max_containers: int) -> None:
+    """Count brackets outside strings before anything is built, so that a hostile file costs no memory."""
+    plain = np.frombuffer(raw.replace(b"\\\\", b"").replace(b'\\"', b""), dtype=np.uint8)
+    outside = np.bitwise_and(np.cumsum(plain == ord('"'), dtype=np.int32), 1) == 0
+    opening = outside & ((plain == ord("[")) | (plain == ord("{")))
+    if int(opening.sum()) > max_containers:
+        raise PipelabError(f"{what} has {int(opening.sum()):,} lists and objects; the limit is {max_containers:,}.")
+    closing = outside & ((plain == ord("]")) | (plain == ord("}")))
+    steps = opening.astype(np.int8) - closing.astype(np.int8)
+    depth = int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+    if depth > MAX_LEVELS:
+        raise PipelabError(f"{what} is nested {depth:,} levels deep; the limit is {MAX_LEVELS} levels.")
+
+
+def _parse_int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 20 else math.inf  # found, named and refused by _check_numbers
+
+
+def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1) if len(keys) < 1000 else "..."
+        raise PipelabError(f"{what} has the key {twice[:60]!r} twice in one object. Keep one.")
+    return found
+
+
+def _check_numbers(data: Any, what: str) -> None:
+    """Refuse the numbers that no field may hold, naming where they are."""
+    stack: list[tuple[str, Any]] = [(what, data)]
+    while stack:
+        where, value = stack.pop()
+        kind = type(value)
+        if kind is list:
+            for n, item in enumerate(value):
+                if type(item) in (float, int):
+                    if not -_HUGE < item < _HUGE and not (type(item) is float and math.isfinite(item)):
+                        raise PipelabError(f"{where}[{n}] is no finite number, or an integer beyond 2**63.")
+                elif type(item) in (list, dict):
+                    stack.append((f"{where}[{n}]", item))
+        elif kind is dict:
+            stack.extend((f"{where}.{key[:60]}", item) for key, item in value.items())
+        elif kind in (float, int) and not -_HUGE < value < _HUGE and not (kind is float and math.isfinite(value)):
+            raise PipelabError(f"{where} is no finite number, or an integer beyond 2**63.")
+
+
+def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
+    """Read one strict JSON file; at most `max_bytes` of it are ever in memory.
+
+    Raises:
+        PipelabError: as `parse`.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        raw = file.read(max_bytes + 1)
+    name = Path(path).name
+    if len(raw) > max_bytes:
+        raise PipelabError(f"{name} has more than {max_bytes:,} bytes, the limit.")
+    return parse(raw, max_bytes=max_bytes, what=name)
+
+
+def write(path: str | os.PathLike[str], data: object, *, overwrite: bool = False) -> None:
+    """Write JSON atomically: the file is there in full, or as it was before.
+
+    Args:
+        path: where to; its folder must exist.
+        data: plain dicts, lists, strings, finite numbers, booleans and None.
+        overwrite: replace a file that is there.
+
+    Raises:
+        PipelabError: the file exists and `overwrite` is False, or a number is not finite.
+    """
+    target = Path(path)
+    try:
+        text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    except ValueError as error:
+        raise PipelabError(f"{target.name} cannot be written: {error}.") from None
+    if target.exists() and not overwrite:
+        raise PipelabError(f"{target} exists. Pass overwrite=True to replace it.")
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _link(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _link(temporary: str, target: Path) -> None:
+    """Give the finished file its name unless someone else took it in the meantime."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise PipelabError(f"{target} exists. Pass overwrite=True to replace it.") from None
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise PipelabError(f"{target} exists. Pass overwrite=True to replace it.") from None
+        os.replace(temporary, target)
+
+
+def fields(
+    data: object, where: str, *, required: Sequence[str] = (), optional: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Check that `data` is an object with the required keys and no unknown one.
+
+    Raises:
+        PipelabError: names the field.
+    """
+    if not isinstance(data, dict):
+        raise PipelabError(f"{where} must be an object with the keys {', '.join(required)}, not {_kind(data)}.")
+    for key in required:
+        if key not in data:
+            raise PipelabError(f"{where}.{key} is missing.")
+    allowed = (*required, *optional)
+    for key in data:
+        if key not in allowed:
+            raise PipelabError(f"{where} has the unknown key {str(key)[:60]!r}. Known: {', '.join(allowed)}.")
+    return data
+
+
+def items(value: object, where: str, limit: int = 2**22) -> list[Any]:
+    """Check that `value` is a list of at most `limit` items."""
+    if not isinstance(value, (list, tuple)):
+        raise PipelabError(f"{where} must be a list, not {_kind(value)}.")
+    if len(value) > limit:
+        raise PipelabError(f"{where} has {len(value):,} items; the limit is {limit:,}.")
+    return list(value)
+
+
+def text(value: object, where: str, limit: int = 1000) -> str:
+    """Check that `value` is a string of at most `limit` characters."""
+    if not isinstance(value, str):
+        raise PipelabError(f"{where} must be text, not {_kind(value)}.")
+    if len(value) > limit:
+        raise PipelabError(f"{where} has {len(value):,} characters; the limit is {limit:,}.")
+    return value
+
+
+def texts(value: object, where: str, limit: int = 1000) -> tuple[str, ...]:
+    """Check that `value` is a list of strings."""
+    return tuple(text(item, f"{where}[{n}]", limit) for n, item in enumerate(items(value, where)))
+
+
+def integer(value: object, where: str) -> int:
+    """Check that `value` is an integer that fits 63 bits."""
+    if type(value) is not int or abs(value) >= _HUGE:
+        raise PipelabError(f"{where} must be an integer, not {_kind(value)}.")
+    return value
+
+
+def integers(value: object, where: str) -> tuple[int, ...]:
+    """Check that `value` is a list of integers."""
+    return tuple(integer(item, f"{where}[{n}]") for n, item in enumerate(items(value, where)))
+
+
+def number(value: object, where: str) -> float:
+    """Check that `value` is a finite number."""
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise PipelabError(f"{where} must be a finite number, not {_kind(value)}.")
+    return value  # type: ignore[return-value]
+
+
+def numbers(value: object, where: str) -> tuple[float, ...]:
+    """Check that `value` is a list of finite numbers."""
+    return tuple(number(item, f"{where}[{n}]") for n, item in enumerate(items(value, where)))
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value)) or (str(value)[:40] if isinstance(value, (int, float)) else type(value).__name__)

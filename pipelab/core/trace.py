@@ -1,0 +1,294 @@
+"""When each action started and ended: the one type of simulated and of measured runs.
+
+Because both are the same type, every plot, number and test works for both, and "predicted against measured" is one
+call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelab.core import strict_json
+from pipelab.core.actions import KINDS, IntArray
+from pipelab.core.costs import StageBytes
+from pipelab.core.memory import MemoryCurve, memory_curves
+from pipelab.core.quantities import as_percent, as_seconds
+from pipelab.core.recurrence import FloatArray
+from pipelab.core.report import Report
+from pipelab.core.schedule import Schedule
+from pipelab.errors import PipelabError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CLOCKS", "COMPUTE", "Trace"]
+
+CLOCKS = ("simulated", "virtual", "wall")
+COMPUTE = "compute"
+
+_COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace:
+    """When each action started and ended.
+
+    The first rows are the cells of the schedule, in table order; rows of other lanes (a link that copies, a loader
+    that loads) may follow. `Trace.from_times` makes the usual trace, without other lanes.
+
+    Attributes:
+        schedule: what was run.
+        rank: shape (rows,), int32.
+        lane: shape (rows,), uint8: index into `lanes`.
+        kind: shape (rows,), uint8: index into `KINDS`.
+        stage: shape (rows,), int32.
+        microbatch: shape (rows,), int32.
+        start: shape (rows,), seconds; the first start is 0.
+        end: shape (rows,), seconds.
+        lanes: the names of the lanes; the first is "compute".
+        clock: "simulated" (from costs), "virtual" (really run, one at a time) or "wall" (really concurrent).
+        bytes: bytes per model stage, for `memory`; None when they are not known.
+        devices: the device of each rank; () for a simulation.
+        notes: why a clock is not honest, in sentences.
+        label: what plots and tables call it; the schedule's name by default.
+
+    Raises:
+        PipelabError: columns of different lengths, fewer rows than cells, an end before its start, an unknown clock.
+    """
+
+    schedule: Schedule
+    rank: IntArray
+    lane: IntArray
+    kind: IntArray
+    stage: IntArray
+    microbatch: IntArray
+    start: FloatArray
+    end: FloatArray
+    lanes: tuple[str, ...] = (COMPUTE,)
+    clock: str = "simulated"
+    bytes: StageBytes | None = None
+    devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        rows = len(self.start)
+        for name in _COLUMNS:
+            column: npt.NDArray[Any] = np.asarray(getattr(self, name))
+            if column.shape != (rows,):
+                raise PipelabError(f"Column {name} has shape {column.shape}, not ({rows},).")
+            if name in ("start", "end"):
+                column = column.astype(np.float64)
+            if column.flags.writeable:
+                column = column.copy()
+                column.setflags(write=False)
+            object.__setattr__(self, name, column)
+        if rows < self.schedule.table.num_cells:
+            raise PipelabError(f"A trace of {self.schedule.name} has {self.schedule.table.num_cells} rows, not {rows}.")
+        if not (np.isfinite(self.end).all() and (self.start <= self.end).all()):
+            row = int(np.argmin(np.isfinite(self.end) & (self.start <= self.end)))
+            raise PipelabError(f"Row {row} starts at {self.start[row]} and ends at {self.end[row]}.")
+        one_of("clock", self.clock, CLOCKS)
+        for name in ("lanes", "devices", "notes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.lanes[:1] != (COMPUTE,):
+            raise PipelabError(f"The first lane is {COMPUTE!r}, not {self.lanes[:1]}.")
+        if self.devices and len(self.devices) != self.schedule.num_ranks:
+            raise PipelabError(f"{len(self.devices)} devices are named for {self.schedule.num_ranks} ranks.")
+        if not self.label:
+            object.__setattr__(self, "label", self.schedule.name)
+
+    @classmethod
+    def from_times(
+        cls,
+        schedule: Schedule,
+        start: npt.ArrayLike,
+        end: npt.ArrayLike,
+        *,
+        clock: str,
+        bytes: StageBytes | None = None,
+        devices: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        label: str | None = None,
+    ) -> Trace:
+        """Make a trace from the times of the cells: what the simulator and the engines call.
+
+        Args:
+            schedule: what was run.
+            start: shape (cells,), seconds on any clock, in table order. All is shifted so that the first is 0.
+            end: shape (cells,), seconds.
+            clock: "simulated", "virtual" or "wall".
+            bytes: bytes per model stage.
+            devices: the device of each rank.
+            notes: why the clock is not honest.
+            label: what plots call it; None takes the schedule's name.
+        """
+        begin, stop = np.array(start, dtype=np.float64), np.array(end, dtype=np.float64)
+        table = schedule.table
+        if begin.shape != (table.num_cells,) or stop.shape != begin.shape:
+            raise PipelabError(
+                f"start and end must have shape ({table.num_cells},), one time a cell of {schedule.name}; "
+                f"they have {begin.shape} and {stop.shape}."
+            )
+        first = begin.min()
+        if first != 0:
+            begin -= first
+            stop -= first
+        return cls(
+            schedule,
+            table.cell_ranks,
+            np.zeros(table.num_cells, dtype=np.uint8),
+            table.cell_kinds,
+            table.cell_stages,
+            table.cell_microbatches,
+            begin,
+            stop,
+            clock=clock,
+            bytes=bytes,
+            devices=tuple(devices),
+            notes=tuple(notes),
+            label=label or schedule.name,
+        )
+
+    @property
+    def num_ranks(self) -> int:
+        """How many ranks ran."""
+        return self.schedule.num_ranks
+
+    @cached_property
+    def makespan(self) -> float:
+        """Seconds from the first start to the last end."""
+        return float(self.end.max() - self.start.min())
+
+    @cached_property
+    def durations(self) -> FloatArray:
+        """Shape (rows,): seconds that each row took."""
+        durations = self.end - self.start
+        durations.setflags(write=False)
+        return durations
+
+    def report(self) -> Report:
+        """The numbers of this run: makespan, the four bubbles, busy time and peaks."""
+        return self._report
+
+    @cached_property
+    def _report(self) -> Report:
+        return Report.of(self)
+
+    def memory(self) -> tuple[MemoryCurve, ...]:
+        """What each rank holds over time: bytes where `bytes` is known, else micro-batches in flight."""
+        return memory_curves(self, self.bytes)
+
+    def in_flight(self) -> tuple[MemoryCurve, ...]:
+        """How many micro-batches each rank has in flight over time."""
+        return memory_curves(self, None)
+
+    def with_label(self, label: str) -> Trace:
+        """The same trace under another name."""
+        return replace(self, label=label)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns by their names, with units; kinds and lanes as text."""
+        return {
+            "rank": self.rank,
+            "lane": np.array(self.lanes, dtype=object)[self.lane],
+            "kind": np.array([kind.value for kind in KINDS], dtype=object)[self.kind],
+            "stage": self.stage,
+            "microbatch": self.microbatch,
+            "start [s]": self.start,
+            "end [s]": self.end,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """The columns as a pandas table, one row an action: rank, lane, kind, stage, microbatch, start, end."""
+        import pandas as pd
+
+        return pd.DataFrame({name.removesuffix(" [s]"): column for name, column in self.columns().items()})
+
+    def __str__(self) -> str:
+        return f"{self._headline}\n{self.report()}"
+
+    @property
+    def _headline(self) -> str:
+        report = self.report()
+        return (
+            f"{self.label}: makespan {as_seconds(self.makespan)} ({self.clock} clock), "
+            f"bubble fraction {as_percent(report.bubble_fraction)}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Trace {self._headline}, {len(self.start):,} rows>"
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trace):
+            return NotImplemented
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.schedule, self.clock, self.label, self.start.tobytes(), self.end.tobytes()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as plain values, ready for JSON; what the schedule says is not repeated."""
+        cells = self.schedule.table.num_cells
+        data: dict[str, Any] = {
+            "schedule": self.schedule.to_dict(),
+            "clock": self.clock,
+            "label": self.label,
+            "devices": list(self.devices),
+            "notes": list(self.notes),
+            "lanes": list(self.lanes),
+            "start": self.start.tolist(),
+            "end": self.end.tolist(),
+            "others": {name: getattr(self, name)[cells:].tolist() for name in _COLUMNS[:5]},
+        }
+        if self.bytes is not None:
+            data["bytes"] = self.bytes.to_dict()
+        return data
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "trace") -> Trace:
+        """Read what `to_dict` wrote; unknown keys and wrong types are refused.
+
+        Raises:
+            PipelabError: names the field.
+        """
+        required = ("schedule", "clock", "label", "devices", "notes", "lanes", "start", "end", "others")
+        found = strict_json.fields(data, where, required=required, optional=("bytes",))
+        schedule = Schedule.from_dict(found["schedule"], f"{where}.schedule")
+        others = strict_json.fields(found["others"], f"{where}.others", required=_COLUMNS[:5])
+        extra = {n: np.array(strict_json.integers(others[n], f"{where}.others.{n}"), np.int64) for n in others}
+        lanes = strict_json.texts(found["lanes"], f"{where}.lanes")
+        limits = {"rank": schedule.num_ranks, "lane": len(lanes), "kind": len(KINDS)}
+        for name, column in extra.items():
+            if len(column) and not (0 <= column.min() and column.max() < limits.get(name, 2**31)):
+                raise PipelabError(f"{where}.others.{name} holds a number out of range.")
+        table, cells = schedule.table, schedule.table.num_cells
+        columns = {
+            "rank": table.cell_ranks,
+            "lane": np.zeros(cells, dtype=np.uint8),
+            "kind": table.cell_kinds,
+            "stage": table.cell_stages,
+            "microbatch": table.cell_microbatches,
+        }
+        return cls(
+            schedule,
+            **{name: np.append(column, extra[name].astype(column.dtype)) for name, column in columns.items()},
+            start=np.array(strict_json.numbers(found["start"], f"{where}.start")),
+            end=np.array(strict_json.numbers(found["end"], f"{where}.end")),
+            lanes=lanes,
+            clock=strict_json.text(found["clock"], f"{where}.clock"),
+            bytes=StageBytes.from_dict(found["bytes"], f"{where}.bytes") if "bytes" in found else None,
+            devices=strict_json.texts(found["devices"], f"{where}.devices"),
+            notes=strict_json.texts(found["notes"], f"{where}.notes"),
+            label=strict_json.text(found["label"], f"{where}.label"),
+        )

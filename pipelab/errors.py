@@ -1,0 +1,70 @@
+"""The one exception type of pipelab, and the two checks that every layer shares.
+
+Everything that pipelab refuses on purpose is a `PipelabError`; a call that could never be right (a missing or an
+unknown argument) is a `TypeError`, as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["PipelabError", "one_of", "reject_unknown"]
+
+
+class PipelabError(ValueError):
+    """A value that pipelab refuses: the message says what was given, what is allowed and what to do.
+
+    It derives from `ValueError`, so code that catches `ValueError` keeps working.
+
+    Example:
+        >>> import pipelab as pp
+        >>> try:
+        ...     pp.schedule("gpip", num_ranks=2, num_microbatches=4)
+        ... except pp.PipelabError as error:
+        ...     print(str(error).splitlines()[0])
+        schedule is 'gpip'; did you mean 'gpipe'?
+    """
+
+
+def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
+    """Refuse a value that is not among the allowed ones, and name the nearest.
+
+    Args:
+        what: the name of the argument or field, as the user wrote it.
+        value: what was given.
+        allowed: every value that would have been accepted.
+
+    Raises:
+        PipelabError: names the value, the nearest allowed value and all of them.
+    """
+    choices = list(allowed)
+    if value in choices:
+        return
+    guess = _nearest(str(value), [str(choice) for choice in choices])
+    hint = f"; did you mean {guess[0]!r}?" if guess else "."
+    raise PipelabError(f"{what} is {value!r}{hint}\nAllowed: {', '.join(repr(c) for c in choices)}.")
+
+
+def reject_unknown(function_name: str, unknown_keywords: Iterable[str], valid: Iterable[str]) -> None:
+    """Refuse keywords that a function does not take, and name the nearest valid ones.
+
+    Args:
+        function_name: the function as the user called it.
+        unknown_keywords: the keywords left over; nothing happens when there are none.
+        valid: the keywords that the function takes.
+
+    Raises:
+        TypeError: names the first unknown keyword and the nearest valid ones.
+    """
+    unknown, choices = list(unknown_keywords), list(valid)
+    if not unknown:
+        return
+    near = _nearest(unknown[0], choices) or choices
+    hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else "; it takes none."
+    raise TypeError(f"{function_name}() got an unexpected keyword {unknown[0]!r}{hint}")
+
+
+def _nearest(word: str, choices: list[str]) -> list[str]:
+    import difflib  # only on the way to an error: keeps `import pipelab` light
+
+    return difflib.get_close_matches(word[:200], choices, n=3, cutoff=0.5)
