@@ -1,0 +1,174 @@
+"""How the running forward is watched: hooks on modules, a mode that sees operations. Both exist only during a step."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from pipelab.runtime.microbatch import MicroBatch
+    from pipelab.runtime.stages import StepContext
+
+_running = threading.local()
+
+
+class Cancelled(BaseException):
+    """Unwinds a forward when its step is given up; the model's own `finally` blocks run."""
+
+
+
+# Properties of a tensor that make another tensor; the other ones (shape, dtype, ...) carry no values.
+_VIEW_PROPERTIES = {"T", "mT", "H", "mH", "real", "imag", "data"}
+# Methods that only ask what a tensor looks like.
+_QUESTIONS = {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.stride,
+    Tensor.numel,
+    Tensor.is_floating_point,
+    Tensor.__len__,
+    Tensor.is_contiguous,
+}
+
+
+def current() -> MicroBatch | None:
+    """The micro-batch whose forward runs in this thread."""
+    return getattr(_running, "microbatch", None)
+
+
+def set_current(microbatch: MicroBatch | None) -> None:
+    _running.microbatch = microbatch
+
+
+class ForeignValues(TorchFunctionMode):
+    """Sees every torch operation of one micro-batch and replaces values of other stages by received ones."""
+
+    def __init__(self, microbatch: MicroBatch) -> None:
+        super().__init__()
+        self._microbatch = microbatch
+
+    def push(self) -> None:
+        _push_mode(self)
+
+    def pop(self) -> bool:
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:
+            _pop_mode()
+            return True
+        return False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # torch takes the mode off the stack while this runs.
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in _VIEW_PROPERTIES:
+            return func(*args, **kwargs)
+        microbatch = self._microbatch
+        if func not in _QUESTIONS and (
+            microbatch.any_foreign(args) or (kwargs and microbatch.any_foreign(kwargs.values()))
+        ):
+            microbatch.note_noise()
+            args, kwargs = microbatch.own_deep(args), microbatch.own_deep(kwargs)
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def hooks(context: StepContext) -> Iterator[None]:
+    """Watches the model for one step: parks at the cuts, hands foreign arguments over, turns the mode on and off."""
+    flow, cuts = context.flow, context.cuts
+    modules = list(context.model.modules()) if context.learning else flow.watched(set(cuts))
+    handles = []
+    try:
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(_before(context), prepend=True, with_kwargs=True))
+            handles.append(module.register_forward_hook(_after, always_call=True))
+        with _visible_functions() if context.learning or flow.noisy else contextlib.nullcontext():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cancel_at_next_call() -> RemovableHandle:
+    """Until the handle is removed, a cancelled forward ends at its next call of any module."""
+
+    def stop(module: nn.Module, args: Any) -> None:
+        microbatch = current()
+        if microbatch is not None and microbatch.cancelled:
+            raise Cancelled
+
+    return nn.modules.module.register_module_forward_pre_hook(stop)
+
+
+def _before(context: StepContext) -> Any:
+    flow, cuts, learning = context.flow, context.cuts, context.learning
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        microbatch = current()
+        if microbatch is None or microbatch.context is not context:
+            return None  # the module is called outside this step (by a checkpoint's second forward, say)
+        was_on = microbatch.mode_off()
+        stage = cuts.get(module, 0)
+        if stage and stage not in microbatch.passed:
+            microbatch.passed.append(stage)
+        if stage > microbatch.stage:
+            microbatch.park(stage)
+        if learning:
+            caller = microbatch.frames[-1][0] if microbatch.frames else None
+            flow.callees.setdefault(caller, set()).add(module)
+        microbatch.frames.append((module, was_on))
+        changed = False
+        if learning or module in flow.sites:
+            mine = tuple(map(microbatch.own_argument, args))
+            mine_by_name = {name: microbatch.own_argument(value) for name, value in kwargs.items()}
+            changed = any(a is not b for a, b in zip(mine, args, strict=True)) or any(
+                mine_by_name[name] is not kwargs[name] for name in kwargs
+            )
+        if changed:
+            flow.sites.add(module)
+        if learning or module in flow.noisy:
+            microbatch.mode_on()
+        return (mine, mine_by_name) if changed else None
+
+    return enter
+
+
+def _after(module: nn.Module, args: Any, output: Any) -> None:
+    microbatch = current()
+    if microbatch is None:
+        return
+    microbatch.mode_off()
+    was_on = False
+    while microbatch.frames:  # more than one when the model caught an exception of a module
+        entered, was_on = microbatch.frames.pop()
+        if entered is module:
+            break
+    if was_on:
+        microbatch.mode_on()
+
+
+@contextlib.contextmanager
+def _visible_functions() -> Iterator[None]:
+    """Makes custom autograd Functions visible to the mode: torch passes them by."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        microbatch = current()
+        if microbatch is not None and microbatch.mode_off():
+            if microbatch.any_foreign(args):
+                microbatch.note_noise()
+                args = microbatch.own_deep(args)
+            microbatch.mode_on()
+        return original.__func__(cls, *args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original

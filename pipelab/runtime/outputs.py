@@ -1,0 +1,55 @@
+"""The micro-batches' outputs: without their graphs, and put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+
+def detach(output: Any) -> Any:
+    """The same structure without the graph. Objects that cannot be looked into are left out (None)."""
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach()
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: detach(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+            return dataclasses.replace(value, **fields)
+        return value if isinstance(value, (int, float, str, bytes)) or value is None else None
+
+    return tree_map(leaf, output)
+
+
+def join(parts: list[Any], sizes: tuple[int, ...]) -> Any:
+    """One output from the micro-batches' outputs.
+
+    Tensors whose first dimension is the micro-batch are concatenated along it, scalars are stacked, and anything
+    else becomes a list with one entry a micro-batch.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    flat = [tree_flatten(part) for part in parts]
+    spec = flat[0][1]
+    if any(other != spec for _, other in flat[1:]):
+        return parts  # the model's output has another structure for some micro-batches
+    leaves = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    return tree_unflatten([_join_leaf(list(values), sizes) for values in leaves], spec)
+
+
+def _join_leaf(values: list[Any], sizes: tuple[int, ...]) -> Any:
+    if all(isinstance(value, Tensor) for value in values):
+        if all(value.dim() and value.shape[0] == n for value, n in zip(values, sizes, strict=True)):
+            return torch.cat(values)
+        if all(value.dim() == 0 for value in values):
+            return torch.stack(values)
+    if all(dataclasses.is_dataclass(value) for value in values) and len(set(map(type, values))) == 1:
+        names = [f.name for f in dataclasses.fields(values[0]) if f.init]
+        joined = {name: join([getattr(value, name) for value in values], sizes) for name in names}
+        return dataclasses.replace(values[0], **joined)
+    if all(value is None for value in values):
+        return None
+    return values

@@ -1,0 +1,103 @@
+"""Where each parameter lives, and what other stages get instead of it.
+
+A parameter belongs to the first stage that touches it. Any other stage works on a *replica*, made once a step; the
+replicas' gradients are added to the parameter's in stage order when the step ends. So two ranks never write
+to one `.grad` (which loses updates), and the sum does not depend on which rank was faster.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor, nn
+
+
+class Parameters:
+    """The parameters and buffers of one model, each with its home stage.
+
+    Args:
+        model: the user's model; its Parameter objects are never replaced.
+        devices: the device of each stage, or None when all stages share one.
+    """
+
+    def __init__(self, model: nn.Module, devices: list[torch.device] | None) -> None:
+        self._devices = devices
+        self._tensors = [*model.parameters(), *model.buffers()]
+        self._home: dict[int, int | None] = {id(tensor): None for tensor in self._tensors}
+        self._replicas: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def home(self, tensor: Tensor) -> int | None:
+        """The home stage; None when no stage has touched it yet, or when it is no tensor of the model."""
+        return self._home.get(id(tensor))
+
+    def knows(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._home
+
+    def touch(self, tensor: Tensor, stage: int) -> int | None:
+        """Notes that `stage` uses `tensor`. The first to do so becomes its home, and it moves there."""
+        key = id(tensor)
+        if key not in self._home:
+            return None
+        home = self._home[key]
+        if home is None:
+            with self._lock:
+                home = self._home[key]
+                if home is None:
+                    self._move(tensor, stage)
+                    home = self._home[key] = stage
+        return home
+
+    def replica(self, parameter: Tensor, stage: int) -> Tensor:
+        """The copy of `parameter` that `stage` works on during this step."""
+        key = (id(parameter), stage)
+        with self._lock:
+            if key not in self._replicas:
+                copy = parameter.detach()
+                if self._devices is not None:
+                    copy = copy.to(self._devices[stage])
+                copy.requires_grad_(parameter.requires_grad)
+                self._replicas[key] = (parameter, copy)
+                self._home[id(copy)] = stage
+            return self._replicas[key][1]
+
+    def reduce(self) -> None:
+        """Adds the replicas' gradients to the parameters', in stage order, and forgets the replicas."""
+        for _, (parameter, copy) in sorted(self._replicas.items(), key=lambda item: item[0][1]):
+            if copy.grad is not None:
+                gradient = copy.grad.to(parameter.device)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self.drop_replicas()
+
+    def drop_replicas(self) -> None:
+        for _, copy in self._replicas.values():
+            self._home.pop(id(copy), None)
+        self._replicas = {}
+
+    def _move(self, tensor: Tensor, stage: int) -> None:
+        if self._devices is None or tensor.device == self._devices[stage]:
+            return
+        # As Module.to does: the same Parameter object, so an optimizer that holds it stays right.
+        tensor.data = tensor.data.to(self._devices[stage])
+        if tensor.grad is not None:
+            tensor.grad = tensor.grad.to(self._devices[stage])
+
+
+def spread(model: nn.Module, cuts: list[str], devices: list[torch.device]) -> None:
+    """Moves each stage's parameters and buffers to its device, in place.
+
+    Which stage uses what is known for sure once the model ran. Until then a module counts to the last cut
+    registered before it; `Parameters.touch` corrects what this gets wrong.
+    """
+    starts = {name: stage for stage, name in enumerate(cuts, start=1)}
+    stage = 0
+    moved: set[int] = set()
+    for name, module in model.named_modules():
+        stage = starts.get(name, stage)
+        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            if id(tensor) not in moved:
+                moved.add(id(tensor))
+                tensor.data = tensor.data.to(devices[stage])
+                if tensor.grad is not None:
+                    tensor.grad = tensor.grad.to(devices[stage])

@@ -1,0 +1,369 @@
+"""A plan made runnable: `Pipeline` takes the user's model and batch and runs the schedule for real."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipelab.core.plan import Plan, VirtualDevices
+from pipelab.core.schedule import Schedule
+from pipelab.core.split import Split
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError, one_of
+from pipelab.runtime import devices as device_choice
+from pipelab.runtime import outputs as model_outputs
+from pipelab.runtime.engine import Cell, Execution, Progress, forwards_only, program
+from pipelab.runtime.inputs import Args, Batch, LossWeight, batch_size
+from pipelab.runtime.interrupt import Interrupts
+from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
+from pipelab.runtime.parameters import spread
+from pipelab.runtime.preserve import WrittenGradients
+from pipelab.runtime.rank_device import rank_device
+from pipelab.runtime.requirements import Fingerprint, check_model, check_schedule
+from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
+from pipelab.runtime.threads import ThreadPool
+from pipelab.runtime.virtual_clock import placed
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did. The gradients are in the model's parameters.
+
+    Attributes:
+        loss: the loss of the whole batch, a detached scalar, without `scale`.
+        outputs: the model's outputs for the whole batch, detached; None with `outputs=False`.
+        trace: when each action ran.
+        losses: each micro-batch's own loss, shape (micro-batches,), on the CPU.
+    """
+
+    loss: Tensor
+    outputs: Any = field(repr=False)
+    trace: Trace = field(repr=False)
+    losses: Tensor = field(repr=False)
+
+    def __str__(self) -> str:
+        line = f"loss {float(self.loss):.6g}"
+        bad = [i for i, loss in enumerate(self.losses.tolist()) if not np.isfinite(loss)]
+        if bad:
+            line += f" (not finite, first in micro-batch {bad[0]})"
+        return f"{line}\n{self.trace}"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{str(self).splitlines()[0]}</div>{self.trace._repr_html_()}"
+
+
+class Pipeline:
+    """A model cut in stages, running a schedule on the devices of this machine.
+
+    The model stays the user's: the same Parameter objects, the same `state_dict`; between steps it carries nothing of
+    pipelab's. Each stage's parameters and buffers are moved to its rank's device in place, as `Module.to` does.
+    The first step also learns how values flow through the model, and is a few per cent slower for it.
+
+    Args:
+        model: any `nn.Module`, as it is.
+        split: where the stages begin; or a whole `Plan`, which brings schedule and devices with it.
+        schedule: what runs when. It needs as many stages as the split has.
+        loss_fn: `loss_fn(output, target)`, a scalar; called with the output alone when a step gets no target. None:
+            the model's output is the loss, or has it as `.loss`.
+        devices: "auto" (chosen, printed, and kept in `pipe.plan`), a list with one device a rank (repeats allowed), or
+            `pp.virtual(n)`: every action really runs, one at a time, and is placed on n ideal devices.
+        reduction: what `loss_fn` does over the samples of a batch: "mean" or "sum".
+
+    Raises:
+        PipelabError: the parts do not fit together; nothing has been moved or run.
+
+    Example:
+        >>> import torch, pipelab as pp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> schedule = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+        >>> with pp.Pipeline(model, pp.Split(["2"]), schedule, loss_fn=torch.nn.functional.mse_loss,
+        ...                  devices=pp.virtual(2)) as pipe:
+        ...     step = pipe.step(torch.ones(8, 8), torch.zeros(8, 1))
+        >>> model[0].weight.grad.shape
+        torch.Size([8, 8])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split | Plan,
+        schedule: Schedule | None = None,
+        *,
+        loss_fn: LossFn | None = None,
+        devices: str | Sequence[str] | VirtualDevices = "auto",
+        reduction: str = "mean",
+    ) -> None:
+        plan = _as_plan(split, schedule, devices)
+        one_of("reduction", reduction, ("mean", "sum"))
+        if loss_fn is not None and not callable(loss_fn):
+            raise TypeError(f"loss_fn must be a function of output and target, not {type(loss_fn).__name__}.")
+        check_model(model, plan.split)
+        check_schedule(plan.schedule)
+        resolved = device_choice.resolve(plan.devices, plan.schedule.num_ranks)
+        if plan.devices == "auto":
+            sys.stdout.write(f"pipelab chose devices: {device_choice.describe(resolved)}\n")
+
+        self.model = model
+        self.loss_fn = loss_fn
+        self.reduction = reduction
+        self.plan = Plan(plan.split, plan.schedule, devices=resolved, links=plan.links)
+        self.clock = "virtual" if isinstance(resolved, VirtualDevices) else "wall"
+        self._threads = device_choice.threads_per_rank(resolved)
+        self._pool = ThreadPool()
+        names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
+        self._ranks = [rank_device(torch.device(name)) for name in names]
+        ranks = plan.schedule.placement.ranks
+        stage_devices = [self._ranks[rank].device for rank in ranks]
+        spread(model, list(plan.split.cuts), stage_devices)
+        self._cut = CutModel(model, plan.split.cuts, stage_devices, self._pool, self._threads)
+        self._streams = [self._ranks[rank] for rank in ranks]
+        self._training = program(plan.schedule) if plan.schedule.has_backward else ()
+        self._fingerprint = Fingerprint(model, plan.split)
+        self._busy = threading.Lock()
+        self._execution: Execution | None = None
+        self._interrupted = False
+        self._closed = False
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def split(self) -> Split:
+        return self.plan.split
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.plan.schedule
+
+    @property
+    def devices(self) -> tuple[str, ...] | VirtualDevices:
+        """The devices of the ranks, after "auto" was resolved."""
+        return device_choice.resolve(self.plan.devices, self.schedule.num_ranks)
+
+    @property
+    def leaks(self) -> tuple[str, ...]:
+        """Values that crossed a border unseen in the last step. They were repaired; the next step learns again."""
+        return self._leaks
+
+    _leaks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        schedule = self.schedule
+        state = ", closed" if self._closed else ""
+        return (
+            f"<Pipeline of {type(self.model).__name__}: {self.split.num_stages} stages, {schedule.name}, "
+            f"{schedule.num_microbatches} micro-batches, {device_choice.describe(self.devices)}{state}>"
+        )
+
+    # -- what it does -------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        inputs: Any,
+        target: Any = None,
+        *,
+        scale: Callable[[Tensor], Tensor] | None = None,
+        loss_weight: LossWeight = None,
+        outputs: bool = True,
+        progress: Progress | None = None,
+    ) -> Step:
+        """Runs forward and backward of one batch; gradients are added to `.grad`, as `loss.backward()` does.
+
+        Args:
+            inputs: for the model's forward: a tensor, a tuple (positional), a dict (keyword), or `pp.Args`. The
+                first dimension of every tensor is the batch.
+            target: for the loss, cut in the same way.
+            scale: applied to each micro-batch's loss before its backward, such as `scaler.scale` of a GradScaler.
+            loss_weight: for a loss that averages over something else than samples: what each sample counts,
+                shape (batch,), or a function from a micro-batch's target to what the micro-batch counts.
+            outputs: whether to keep the model's outputs.
+            progress: called now and then with (actions done, actions in all).
+
+        Returns:
+            Loss, outputs and trace.
+
+        Raises:
+            PipelabError: the data does not fit; nothing has run.
+            KeyboardInterrupt: on an interrupt, once everything is at rest.
+            Exception: whatever the model raised, with a note that names the action. After an error or an interrupt
+                the gradients that the step wrote to are None.
+        """
+        if not self.schedule.has_backward:
+            raise PipelabError(
+                f"The schedule {self.schedule.name!r} has no backward, so there is nothing to train with. "
+                f"Use pipe.forward(inputs), or another schedule."
+            )
+        if not torch.is_grad_enabled():
+            raise PipelabError("step() needs gradients, but they are switched off here. Use pipe.forward(inputs).")
+        with self._exclusive():
+            batch = Batch.cut(inputs, target, self.schedule.num_microbatches)
+            weights = batch.weights(self.reduction, loss_weight)
+            calls = [
+                loss_call(self.model, self.loss_fn, batch, i, weight, self._cut.devices, scale, outputs)
+                for i, weight in enumerate(weights)
+            ]
+            results, times = self._run(self.schedule, self._training, calls, progress)
+            trace = self._trace(times)
+        losses = torch.stack([_loss(result).double().cpu() for result in results])
+        total = torch.stack([_loss(r) * w for r, w in zip(results, weights, strict=True)]).sum()
+        joined = model_outputs.join([result.outputs for result in results], batch.sizes) if outputs else None
+        return Step(total, joined, trace, losses)
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's outputs for a batch, without gradients: the same stages and devices, forwards only.
+
+        Args:
+            inputs: as for `step`. A batch smaller than the number of micro-batches uses fewer of them.
+
+        Returns:
+            The outputs of the whole batch, as the model gives them.
+        """
+        with self._exclusive(), torch.no_grad():
+            num_microbatches = min(self.schedule.num_microbatches, batch_size(Args.of(inputs), None))
+            batch = Batch.cut(inputs, None, num_microbatches)
+            schedule = forwards_only(self.schedule, num_microbatches)
+            calls = [forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)]
+            results, _ = self._run(schedule, program(schedule), calls, None)
+        return model_outputs.join([result.outputs for result in results], batch.sizes)
+
+    def interrupt(self) -> None:
+        """Stops a step that runs in another thread: it raises KeyboardInterrupt there. Safe from any thread."""
+        self._interrupted = True
+        execution = self._execution
+        if execution is not None:
+            execution.stop()
+
+    def close(self) -> None:
+        """Ends the threads. The weights stay where they are."""
+        self._closed = True
+        self._pool.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._closed:
+            raise PipelabError("This pipeline is closed. Make a new one: pp.Pipeline(model, pipe.plan, ...).")
+        if not self._busy.acquire(blocking=False):
+            raise PipelabError("This pipeline is running a step already. Wait for it, or stop it: pipe.interrupt().")
+        try:
+            self._fingerprint.check(self.model)
+            self._interrupted = False
+            yield
+        finally:
+            self._busy.release()
+
+    def _run(
+        self, schedule: Schedule, cells: Sequence[Cell], calls: list[Call], progress: Progress | None
+    ) -> tuple[list[Result], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        context = StepContext(self._cut, self._streams, _most_in_flight(schedule))
+        stages = SuspendedStages(context, calls)
+        execution = Execution(cells, self._orders(schedule, cells), stages, self._ranks, self._threads)
+        written = WrittenGradients(self.model)
+        host_threads = torch.get_num_threads()
+        self._cut.randomness.begin_step()
+        self._execution = execution
+        with Interrupts(execution.stop) as interrupts:
+            try:
+                with stages.running():
+                    if self._interrupted:
+                        raise KeyboardInterrupt
+                    execution.run(self._pool, progress)
+                    if execution.stopped:
+                        raise KeyboardInterrupt
+                times = execution.times()
+                results = [microbatch.result for microbatch in stages.microbatches]
+                if interrupts.caught:
+                    raise KeyboardInterrupt
+            except BaseException as error:
+                cleared = written.clear()
+                if cleared:
+                    error.add_note(
+                        f"pipelab: the gradients that this step had written to ({cleared} parameters) are now None."
+                    )
+                raise
+            finally:
+                self._execution = None
+                self._cut.randomness.end_step()
+                torch.set_num_threads(host_threads)  # parts of this setting (MKL's) are global to the process
+        self._leaks = tuple(context.leaks)
+        self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
+        return results, times
+
+    def _orders(self, schedule: Schedule, cells: Sequence[Cell]) -> list[list[Cell]]:
+        if self.clock == "virtual":
+            return [[cells[index] for index in schedule.topological_order]]
+        return [[cell for cell in cells if cell.rank == rank] for rank in range(schedule.num_ranks)]
+
+    def _trace(self, times: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Trace:
+        start, end = times
+        resolved = self.devices
+        names = (resolved.device,) * resolved.count if isinstance(resolved, VirtualDevices) else resolved
+        if self.clock == "virtual":
+            start, end = placed(self.schedule, end - start, self.plan.links)
+        notes = list(device_choice.clock_notes(resolved))
+        shortest = float(np.median(end - start)) if len(start) else 0.0
+        if self.clock == "wall" and names[0] == "cpu" and shortest < 1e-3:
+            notes.append(
+                f"actions last {shortest * 1e3:.2g} ms in the median: below 1 ms handing over between threads costs as "
+                f"much as the work; the virtual clock (devices=pp.virtual({len(names)})) times them alone"
+            )
+        if self._leaks:
+            notes.append(f"{len(self._leaks)} values crossed a border unseen and were repaired; the next step learns")
+        return Trace.from_times(
+            self.schedule,
+            start,
+            end,
+            clock=self.clock,
+            bytes=self._cut.stage_bytes(),
+            devices=names,
+            notes=tuple(notes),
+        )
+
+
+def _as_plan(
+    split: Split | Plan, schedule: Schedule | None, devices: str | Sequence[str] | VirtualDevices
+) -> Plan:
+    given = devices if isinstance(devices, (str, VirtualDevices)) else tuple(str(device) for device in devices)
+    if isinstance(split, Plan):
+        if schedule is not None:
+            raise TypeError("A Plan brings its own schedule: Pipeline(model, plan, loss_fn=...).")
+        return split if given == "auto" else Plan(split.split, split.schedule, devices=given, links=split.links)
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"split must be a Split such as pp.Split(['blocks.4']), or a Plan, not {type(split).__name__}."
+        )
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            "schedule is missing: Pipeline(model, split, pp.schedule('1f1b', num_ranks=..., num_microbatches=...))."
+        )
+    return Plan(split, schedule, devices=given)
+
+
+def _most_in_flight(schedule: Schedule) -> int:
+    """The most micro-batches between the forward and the end of the backward of stage 0."""
+    most = now = 0
+    for action in schedule.orders[schedule.placement.ranks[0]]:
+        if action.stage == 0:
+            now += 1 if action.kind == "F" else -1
+            most = max(most, now)
+    return most
+
+
+def _loss(result: Result) -> Tensor:
+    assert result.loss is not None  # a training call always sets it
+    return result.loss

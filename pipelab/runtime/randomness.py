@@ -1,0 +1,118 @@
+"""Dropout that does not depend on the schedule: a random state per (step, stage, micro-batch).
+
+torch's default generators are global to the process. A stage that draws random numbers therefore seeds the generator
+when its forward starts and keeps every other stage that draws out until it ends. Which stages draw is found by
+comparing the generator's state around the first forward of each stage, so models without dropout pay nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Randomness:
+    """The random states of one pipeline.
+
+    Args:
+        model: its train/eval flags are watched: when they change, every stage is looked at again.
+        devices: the devices of the stages.
+    """
+
+    def __init__(self, model: nn.Module, devices: Iterable[torch.device]) -> None:
+        self._model = model
+        self._devices = sorted(set(devices), key=str)
+        self._draws: dict[int, bool] = {}
+        self._flags: tuple[bool, ...] = ()
+        self._lock = threading.Lock()
+        self._seeded = False
+        self._before: list[Tensor] = []
+        self.seed = 0
+
+    @property
+    def drawing_stages(self) -> tuple[int, ...]:
+        """The stages known to draw random numbers; their forwards run one at a time."""
+        return tuple(sorted(stage for stage, draws in self._draws.items() if draws))
+
+    def begin_step(self) -> None:
+        """Takes the step's seed from torch's default generator, without moving that generator."""
+        self._before = self._states()
+        self.seed = _draw_seed(self._before[0])[0]
+        self._seeded = False
+        flags = tuple(module.training for module in self._model.modules())
+        if flags != self._flags:
+            self._flags = flags
+            self._draws = {}
+
+    def end_step(self) -> None:
+        """Puts the generators back; the default one moves on by one draw if any stage drew."""
+        now, before = self._states(), self._before
+        if not self._seeded:
+            if not all(map(torch.equal, now, before)):
+                self._draws = {}  # a stage drew that never did before: look again in the next step
+            return
+        states = [_draw_seed(before[0])[1], *before[1:]] if any(self._draws.values()) else before
+        torch.set_rng_state(states[0])
+        for device, state in zip(self._cuda_devices(), states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    def enter(self, stage: int, microbatch: int) -> Turn | None:
+        """Called in the thread that is about to run the forward; it calls `leave` on what is returned."""
+        if self._draws.get(stage) is False:
+            return None
+        self._lock.acquire()
+        if self._draws.get(stage) is False:
+            self._lock.release()
+            return None
+        self._seeded = True
+        seed_generators(self.seed, stage, microbatch, self._devices)
+        return Turn(self, stage, None if stage in self._draws else self._states())
+
+    def _leave(self, turn: Turn) -> None:
+        if turn.before is not None:
+            self._draws[turn.stage] = not all(map(torch.equal, turn.before, self._states()))
+        self._lock.release()
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda_devices())]
+
+    def _cuda_devices(self) -> list[torch.device]:
+        return [device for device in self._devices if device.type == "cuda"]
+
+
+class Turn:
+    """One forward's turn at the generators.
+
+    Attributes:
+        stage: the stage that has the turn.
+        before: the generators' states when the turn began, if it is not known yet whether the stage draws.
+    """
+
+    def __init__(self, owner: Randomness, stage: int, before: list[Tensor] | None) -> None:
+        self._owner = owner
+        self.stage = stage
+        self.before = before
+
+    def leave(self) -> None:
+        self._owner._leave(self)
+
+
+def seed_generators(seed: int, stage: int, microbatch: int, devices: Iterable[torch.device]) -> None:
+    """Puts the default generators into the state that belongs to (seed, stage, micro-batch)."""
+    digest = hashlib.blake2b(f"{seed}/{stage}/{microbatch}".encode(), digest_size=8).digest()
+    value = int.from_bytes(digest, "little") >> 1
+    torch.default_generator.manual_seed(value)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(value)
+
+
+def _draw_seed(state: Tensor) -> tuple[int, Tensor]:
+    generator = torch.Generator()
+    generator.set_state(state)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    return seed, generator.get_state()

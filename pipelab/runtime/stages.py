@@ -1,0 +1,282 @@
+"""A model cut in stages by suspending its own forward: what the engine's actions do."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pipelab.core.costs import StageBytes
+from pipelab.errors import PipelabError
+from pipelab.runtime.flow import Flow
+from pipelab.runtime.guard import leaks
+from pipelab.runtime.interception import cancel_at_next_call, hooks, set_current
+from pipelab.runtime.loss import Call
+from pipelab.runtime.memory import KeptBytes
+from pipelab.runtime.microbatch import MicroBatch
+from pipelab.runtime.parameters import Parameters
+from pipelab.runtime.randomness import Randomness
+from pipelab.runtime.rank_device import RankDevice
+from pipelab.runtime.threads import ThreadPool
+
+
+class CutModel:
+    """A model with its cuts, and all that is known about it from step to step.
+
+    Args:
+        model: the user's model. Nothing of ours stays on it between steps.
+        cuts: names of the modules at which stages 1, 2, ... begin.
+        devices: the device of each stage.
+        pool: threads for the forwards.
+        threads: intra-op threads of each forward.
+    """
+
+    def __init__(
+        self, model: nn.Module, cuts: tuple[str, ...], devices: list[torch.device], pool: ThreadPool, threads: int
+    ) -> None:
+        self.model = model
+        self.names = cuts
+        self.cuts = {model.get_submodule(name): stage for stage, name in enumerate(cuts, start=1)}
+        self.devices = devices
+        self.same_device = len(set(devices)) == 1
+        self.pool = pool
+        self.threads = threads
+        self.flow = Flow()
+        self.parameters = Parameters(model, None if self.same_device else devices)
+        self.randomness = Randomness(model, devices)
+        self.kept = KeptBytes(model, len(cuts) + 1)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.names) + 1
+
+    def stage_bytes(self) -> StageBytes | None:
+        """Bytes of parameters, kept activations and sent values per stage; None before the first step."""
+        if not self.kept.known:
+            return None
+        parameters = [0] * self.num_stages
+        for parameter in self.model.parameters():
+            home = self.parameters.home(parameter)
+            parameters[home or 0] += parameter.numel() * parameter.element_size()
+        return self.kept.stage_bytes(parameters)
+
+
+class StepContext:
+    """What the micro-batches of one step share.
+
+    Args:
+        cut_model: the model and what is known about it.
+        streams: the rank device that runs each stage.
+        in_flight: the most micro-batches whose forward has begun and whose backward has not ended.
+    """
+
+    def __init__(self, cut_model: CutModel, streams: list[RankDevice], in_flight: int) -> None:
+        self._cut_model = cut_model
+        self._streams = streams
+        self._in_flight = in_flight
+        self.model, self.cuts, self.flow = cut_model.model, cut_model.cuts, cut_model.flow
+        self.parameters, self.randomness, self.pool = cut_model.parameters, cut_model.randomness, cut_model.pool
+        self.grad = torch.is_grad_enabled()
+        self.learning = self.grad not in self.flow.learnt
+        self.leaks: list[str] = []
+        self.variables = contextvars.copy_context()
+        self._autocast = [
+            (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
+        ]
+        self._kept_before = self._kept_values() if self.learning else {}
+
+    # -- threads and devices ------------------------------------------------------------------------------------
+
+    def enter_thread(self, microbatch: MicroBatch, stack: contextlib.ExitStack) -> None:
+        """Hands the caller's state, which is per thread in torch, to the micro-batch's thread."""
+        torch.set_num_threads(self._cut_model.threads)
+        stack.enter_context(torch.set_grad_enabled(self.grad))
+        for kind, dtype in self._autocast:
+            # No cache: a weight that was cast in one stage must not turn up in another stage's graph.
+            stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
+        if self.learning and self.grad and microbatch.index == 0:
+            stack.enter_context(self._cut_model.kept.watching(microbatch))
+        set_current(microbatch)
+
+    def leave_thread(self) -> None:
+        set_current(None)
+
+    def activate(self, stage: int) -> None:
+        self._streams[stage].activate()
+
+    def device(self, stage: int) -> torch.device | None:
+        """The device of a stage; None when all stages share one and nothing ever moves."""
+        return None if self._cut_model.same_device else self._cut_model.devices[stage]
+
+    def elsewhere(self, value: Tensor, stage: int) -> bool:
+        """Whether `value` lies on another device than the stage's. Scalars on the CPU work everywhere."""
+        device = self.device(stage)
+        return device is not None and value.device != device and (value.dim() > 0 or value.device.type != "cpu")
+
+    def before_transfer(self, value: Tensor, stage: int) -> None:
+        """A GPU's copy runs on the sender's current stream too: let it wait, and keep the value until it is done."""
+        if value.device.type != "cuda":
+            return
+        stream = torch.cuda.current_stream(self._cut_model.devices[stage])
+        sender = torch.cuda.current_stream(value.device)
+        sender.wait_stream(stream)
+        value.record_stream(sender)
+
+    # -- checks while learning ----------------------------------------------------------------------------------
+
+    def check_kept_values(self) -> None:
+        """Refuses values that the model keeps on itself: micro-batches in flight would mix them.
+
+        Raises:
+            PipelabError: names the attributes.
+        """
+        if not self.learning or self._in_flight <= 1:
+            return
+        kept = [name for name, value in self._kept_values().items() if self._kept_before.get(name) is not value]
+        if kept:
+            raise PipelabError(
+                f"The model keeps values of the running micro-batch on itself across a cut: {', '.join(kept[:3])}. "
+                f"With {self._in_flight} micro-batches in flight they would mix. Pass the value on as an argument, cut "
+                f"elsewhere, or use a schedule with one micro-batch in flight."
+            )
+
+    def check_finished(self, microbatch: MicroBatch) -> None:
+        """Refuses cuts that the first micro-batch never came to; no backward has run yet.
+
+        Raises:
+            PipelabError: names the cut and says whether it is out of order or never called.
+        """
+        if not self.learning or microbatch.index != 0:
+            return
+        names = self._cut_model.names
+        for stage, name in enumerate(names, start=1):
+            if stage in microbatch.stages:
+                continue
+            if stage in microbatch.passed:
+                order = ", ".join(repr(names[s - 1]) for s in microbatch.passed)
+                raise PipelabError(
+                    f"The cuts are not in the order in which the model calls them: it calls {order}. "
+                    f"Write Split([{order}])."
+                )
+            raise PipelabError(
+                f"A stage begins at {name!r}, but the model's forward never calls that module. Cut at a module that "
+                f"is called: pp.layers(model, inputs) lists them."
+            )
+
+    def _kept_values(self) -> dict[str, Tensor]:
+        found = {}
+        for module_name, module in self.model.named_modules():
+            for attribute, value in list(vars(module).items()):
+                if attribute not in ("_parameters", "_buffers", "_modules"):
+                    for index, tensor in enumerate(_graph_values(value)):
+                        found[f"{module_name or 'model'}.{attribute}" + (f"[{index}]" if index else "")] = tensor
+        return found
+
+
+def _graph_values(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.grad_fn is not None else []
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in _graph_values(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _graph_values(item)]
+    return []
+
+
+class SuspendedStages:
+    """The stages of one step, as the engine knows them.
+
+    Args:
+        context: what the step's micro-batches share.
+        calls: for each micro-batch a function that runs the model and the loss in the micro-batch's thread. What
+            it returns has `root`, the tensor where the backward begins, or None.
+    """
+
+    def __init__(self, context: StepContext, calls: list[Call]) -> None:
+        self._context = context
+        self.microbatches = [MicroBatch(context, index, call) for index, call in enumerate(calls)]
+        self._cancelling: list[RemovableHandle] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a step: hooks on, and at the end nothing is left behind, whatever happened."""
+        flow, context = self._context.flow, self._context
+        try:
+            with hooks(context):
+                yield
+            if context.learning:
+                flow.learnt.add(context.grad)
+            if context.leaks:
+                flow.learnt.discard(context.grad)
+            context.parameters.reduce()
+        finally:
+            if not all(microbatch.finished for microbatch in self.microbatches):
+                self.cancel()
+                for microbatch in self.microbatches:
+                    microbatch.wait_until_ended()
+            for handle in self._cancelling:
+                handle.remove()
+            context.parameters.drop_replicas()
+
+    def forward(self, stage: int, microbatch: int) -> None:
+        self.microbatches[microbatch].advance(stage)
+
+    def backward(self, stage: int, microbatch: int) -> None:
+        """The whole backward of one stage: gradients of its inputs into the links, of its weights into `.grad`."""
+        run = self.microbatches[microbatch]
+        if stage not in run.stages:
+            return
+        roots, gradients = self._roots(run, stage)
+        if roots:
+            found = leaks(run, stage, roots, self._context.parameters)
+            if found:
+                # Still exact: the backward runs on into the other stage's graph, which must survive for its own turn.
+                run.leaky = True
+                self._context.leaks += found
+            torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
+        self._forget(run, stage)
+
+    def input_gradient_alone(self, stage: int, microbatch: int) -> None:
+        """Computes the gradients of the stage's inputs alone and throws them away, for a profile to time.
+
+        The graph stays, so that the whole `backward` can follow.
+        """
+        run = self.microbatches[microbatch]
+        roots, gradients = self._roots(run, stage)
+        leaves = [link.leaf for link in run.links if link.target == stage and link.leaf is not None]
+        if roots and leaves:
+            torch.autograd.grad(roots, leaves, gradients, retain_graph=True, allow_unused=True)
+
+    def cancel(self) -> None:
+        """Ends every forward: the parked ones now, the running ones at their next call of a module."""
+        self._cancelling.append(cancel_at_next_call())
+        for microbatch in self.microbatches:
+            microbatch.cancel()
+
+    def _roots(self, run: MicroBatch, stage: int) -> tuple[list[Tensor], list[Tensor]]:
+        roots, gradients = [], []
+        for link in run.links:
+            if link.source == stage and link.sent is not None and link.leaf is not None and link.leaf.grad is not None:
+                self._context.before_transfer(link.leaf.grad, stage)
+                roots.append(link.sent)
+                gradients.append(link.leaf.grad.to(link.sent.device))
+        root = run.result.root if run.result is not None else None
+        if stage == run.stages[-1] and root is not None and root.requires_grad:
+            roots.append(root)
+            gradients.append(torch.ones_like(root))
+        return roots, gradients
+
+    def _forget(self, run: MicroBatch, stage: int) -> None:
+        """Drops what this backward was the last to need, so that activations die when they are done."""
+        if run.leaky:
+            return
+        for link in run.links:
+            if link.source == stage:
+                link.sent = link.leaf = None
+        if stage == run.stages[-1] and run.result is not None:
+            run.result.root = None
