@@ -1,0 +1,193 @@
+"""The artists of a timeline, made once and moved afterwards: a slider's tick must not rebuild a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.path import Path
+from matplotlib.text import Text
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipelab.plots.palette import HATCH, IDLE, INK, INKS, LEGEND, PAINTS
+from pipelab.plots.raster import CoverageRaster
+from pipelab.plots.scene import Scene
+from pipelab.plots.wording import time_unit
+
+NUMBER_POINTS = 8.0
+SMALL_POINTS = 8.5
+MOST_ROW_LABELS = 20  # each costs a third of a millisecond, and nobody reads more
+
+
+class TimelineArtists:
+    """What is drawn for a scene: idle spans, boxes with numbers (or coverage per pixel when crowded), row labels.
+
+    Attributes:
+        axes: where.
+    """
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self._idle = PolyCollection([], facecolors=IDLE, edgecolors=HATCH, linewidths=0.0, hatch="////", zorder=1)
+        self._boxes = PolyCollection([], edgecolors="white", linewidths=0.5, zorder=2)
+        self._numbers = PathCollection([], linewidths=0.0, offset_transform=axes.transData, zorder=3)
+        self._raster: CoverageRaster | None = None
+        self._headers: list[Text] = []
+        for artist in (self._idle, self._boxes, self._numbers):
+            axes.add_collection(artist, autolim=False)
+        plain_axes(axes)
+
+    def show(self, scene: Scene, headers: Sequence[str] = ()) -> None:
+        """Draw another scene in place of the last one.
+
+        Args:
+            headers: a text for each trace, above its rows; already safe for matplotlib.
+        """
+        axes = self.axes
+        first = 0.5 - (1.0 if scene.header_y else 0.5) if len(scene.row_y) else 0.0
+        axes.set_xlim(0.0, scene.stop)
+        axes.set_ylim(scene.bottom_y, min(first, float(scene.row_y.min(initial=0.5)) - 0.5))
+        pixels_wide, pixels_high = _pixels(axes)
+        crowded = scene.crowded(pixels_wide)
+        self._show_raster(scene if crowded else None)
+        self._idle.set_visible(not crowded)
+        self._boxes.set_visible(not crowded)
+        if crowded:
+            self._numbers.set_visible(False)
+        else:
+            self._idle.set_verts(scene.spans())
+            self._boxes.set_verts(scene.boxes())
+            self._boxes.set_facecolor(np.array(PAINTS)[scene.paint])
+            self._show_numbers(scene, pixels_wide, pixels_high)
+        self._show_headers(scene, headers)
+        show_rows(axes, scene.row_y, scene.row_labels)
+        show_seconds(axes, scene.stop)
+
+    def _show_raster(self, scene: Scene | None) -> None:
+        if scene is not None and self._raster is None:
+            self._raster = CoverageRaster(scene)
+            self._raster.set_zorder(2)
+            self.axes.add_artist(self._raster)
+        if self._raster is not None:
+            self._raster.set_visible(scene is not None)
+            if scene is not None:
+                self._raster.scene = scene
+                self._raster.stale = True
+
+    def _show_numbers(self, scene: Scene, pixels_wide: float, pixels_high: float) -> None:
+        """Numbers where they fit, as one collection of glyphs: a Text for each would take ten times as long."""
+        per_point = _dots_per_inch(self.axes) / 72.0
+        rows = abs(np.subtract(*self.axes.get_ylim()))
+        box_points = (scene.end - scene.start) * pixels_wide / scene.stop / per_point
+        digits = np.char.str_len(scene.number.astype(str)) if len(scene.number) else np.zeros(0)
+        tall = (scene.bottom - scene.top) * pixels_high / rows / per_point >= NUMBER_POINTS + 1
+        fits = np.flatnonzero(tall & (box_points >= 0.62 * NUMBER_POINTS * digits + 2))
+        self._numbers.set_visible(bool(len(fits)))
+        if not len(fits):
+            return
+        glyphs = [_glyph(number) for number in scene.number[fits].tolist()]
+        middle = scene.row_y[scene.row] + (scene.top + scene.bottom) / 2
+        self._numbers.set_paths(glyphs)
+        self._numbers.set_offsets(np.column_stack([(scene.start + scene.end) / 2, middle])[fits])
+        self._numbers.set_facecolor(np.array(INKS)[scene.paint[fits]])
+        self._numbers.set_transform(_figure(self.axes).dpi_scale_trans)
+
+    def _show_headers(self, scene: Scene, headers: Sequence[str]) -> None:
+        beside = self.axes.get_yaxis_transform()
+        while len(self._headers) < len(scene.header_y):
+            text = self.axes.text(0, 0, "", transform=beside, va="center", fontsize=SMALL_POINTS, color=INK)
+            self._headers.append(text)
+        for number, text in enumerate(self._headers):
+            shown = number < len(scene.header_y)
+            text.set_visible(shown)
+            if shown:
+                text.set_y(scene.header_y[number] + 0.1)
+                text.set_text(headers[number])
+
+
+def show_rows(axes: Axes, row_y: Sequence[float] | np.ndarray, labels: Sequence[str]) -> Sequence[int]:
+    """Label the rows, or every second, fourth ... where they are too low for all labels; returns which."""
+    rows = abs(np.subtract(*axes.get_ylim()))
+    points_per_row = _pixels(axes)[1] / rows * 72.0 / _dots_per_inch(axes)
+    room = min(MOST_ROW_LABELS, len(labels) * points_per_row / (SMALL_POINTS + 1.5))
+    every = next(n for n in (2**k for k in range(31)) if len(labels) <= n * max(room, 1.0))
+    shown = range(0, len(labels), every)
+    axes.set_yticks([row_y[n] for n in shown], [labels[n] for n in shown])
+    return shown
+
+
+def show_seconds(axes: Axes, stop: float) -> None:
+    """Label the time axis, whose data are seconds, in the unit that suits its length."""
+    length, name = time_unit(stop)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds / length:g}"))
+    axes.set_xlabel(f"time [{name}]")
+
+
+def add_legend(axes: Axes, scene: Scene) -> None:
+    """The colours that occur, and idle time, below the right end of the time axis."""
+    used = set(np.unique(scene.paint).tolist())
+    handles = [Patch(facecolor=colour, label=name) for n, (name, colour) in enumerate(LEGEND) if n in used]
+    handles.append(Patch(facecolor=IDLE, edgecolor=HATCH, hatch="////", linewidth=0.0, label="idle"))
+    add_patches(axes, handles)
+
+
+def add_patches(axes: Axes, handles: Sequence[Patch]) -> None:
+    """A legend below the right end of the time axis, where no box can lie."""
+    inches = _pixels(axes)[1] / _dots_per_inch(axes)
+    axes.legend(
+        handles=list(handles),
+        loc="upper right",
+        bbox_to_anchor=(1.0, -0.24 / inches),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=SMALL_POINTS,
+        borderaxespad=0.0,
+        handlelength=1.2,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
+
+
+def set_headline(axes: Axes, text: str, size: float = 10.0) -> None:
+    """The title, flush with the time axis; already safe for matplotlib."""
+    axes.set_title(text, x=0.0, y=1.0, ha="left", fontsize=size, color=INK, linespacing=1.35)
+
+
+def plain_axes(axes: Axes) -> None:
+    """Axes with a time axis below and nothing else around."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelsize=SMALL_POINTS, labelcolor=INK)
+    axes.tick_params(axis="x", labelsize=SMALL_POINTS, labelcolor=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.xaxis.label.set(fontsize=SMALL_POINTS, color=INK)
+
+
+@lru_cache(maxsize=4096)
+def _glyph(number: int) -> Path:
+    """The outline of a number, centred on (0, 0), in inches."""
+    path = TextPath((0, 0), str(number), size=NUMBER_POINTS)
+    box = path.get_extents()
+    centred = path.vertices - [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]
+    return Path(centred / 72.0, path.codes)
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.figure
+    assert figure is not None
+    return figure if isinstance(figure, Figure) else figure.get_figure(root=True)
+
+
+def _dots_per_inch(axes: Axes) -> float:
+    return float(_figure(axes).dpi)
+
+
+def _pixels(axes: Axes) -> tuple[float, float]:
+    """Width and height of the axes, in dots."""
+    return axes.bbox.width, axes.bbox.height

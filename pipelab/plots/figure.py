@@ -1,0 +1,54 @@
+"""New figures, sized to what they show, with margins in inches so that no layout has to be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+WIDTH = 9.0
+TALLEST = 9.0
+ROW = 0.36  # inches
+BOTTOM = 0.52
+RIGHT = 0.25
+TITLE_LINE = 0.21
+MEMORY_TITLE = 0.36
+MEMORY_RIGHT = 1.15  # the peaks stand there
+
+
+def row_inches(rows: int) -> float:
+    """The height of so many rows; many ranks get lower rows rather than an endless figure."""
+    return min(max(rows, 2) * ROW, TALLEST - 1.5)
+
+
+def left_inches(labels: Sequence[str]) -> float:
+    """The room that the longest label needs."""
+    return 0.25 + 0.075 * max([6, *map(len, labels)])
+
+
+def new_axes(rows: int, labels: Sequence[str], title_lines: int, memory_rows: int = 0, right: float = RIGHT) -> Axes:
+    """Axes for so many rows in a figure of pyplot's, so that a notebook shows and closes it as any other."""
+    import matplotlib.pyplot as plt
+
+    height = row_inches(rows) + memory_inches(memory_rows)
+    total = BOTTOM + height + 0.12 + TITLE_LINE * title_lines
+    left, right = left_inches(labels), max(right, MEMORY_RIGHT if memory_rows else 0.0)
+    figure = plt.figure(figsize=(WIDTH, total))
+    return figure.add_axes((left / WIDTH, BOTTOM / total, 1 - (left + right) / WIDTH, height / total))
+
+
+def memory_inches(rows: int) -> float:
+    """What the memory of so many ranks takes below a timeline, its own title included."""
+    return MEMORY_TITLE + row_inches(rows) if rows else 0.0
+
+
+def split_for_memory(axes: Axes, rows: int, ranks: int) -> Axes:
+    """Give the lower part of some axes to new ones on the same time axis."""
+    upper, lower = row_inches(rows), memory_inches(ranks)
+    box = axes.get_position()
+    per_inch = box.height / (upper + lower)
+    axes.set_position((box.x0, box.y0 + lower * per_inch, box.width, upper * per_inch))
+    figure = axes.figure
+    assert figure is not None
+    below = (box.x0, box.y0, box.width, (lower - MEMORY_TITLE) * per_inch)
+    return figure.add_axes(below, sharex=axes)

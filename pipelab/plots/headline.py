@@ -1,0 +1,95 @@
+"""What a timeline says in words: the headline above it, and all of it for those who do not see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelab.core.quantities import as_bytes, as_percent, as_seconds
+from pipelab.core.report import Report
+from pipelab.core.trace import Trace
+from pipelab.plots.wording import counted, devices_text, literal
+
+DEFINITION = "bubble_fraction = idle / (ranks × makespan)"
+MICROBATCHES = ("micro-batch", "micro-batches")
+
+
+def headline(trace: Trace, report: Report) -> str:
+    """The lines above one timeline: what it is, its numbers, the clock, the definition, the devices, the notes."""
+    lines = [f"{_what(trace)}: {_numbers(report)}", f"{_clock(trace)} · {DEFINITION}"]
+    lines += [literal(f"Note: {note}", 110) for note in trace.notes[:1]]
+    return "\n".join(lines)
+
+
+def row_header(trace: Trace, report: Report, remark: str = "") -> str:
+    """The line above the rows of one timeline among several."""
+    line = f"{literal(trace.label)}: {_numbers(report)} · {_clock(trace)}"
+    return f"{line} · {literal(remark, 80)}" if remark else line
+
+
+def comparison_headline(traces: Sequence[Trace], reports: Sequence[Report]) -> str:
+    """The lines above several timelines: by how much they differ, and the definition."""
+    clocks = ", ".join(dict.fromkeys(trace.clock for trace in traces))
+    kind = "clock" if len({trace.clock for trace in traces}) == 1 else "clocks"
+    return f"{_difference(traces, reports)}\n{kind}: {clocks} · {DEFINITION}"
+
+
+def _difference(traces: Sequence[Trace], reports: Sequence[Report]) -> str:
+    spans = [report.makespan for report in reports]
+    if len(traces) == 2 and traces[0].clock == "simulated" != traces[1].clock and spans[0] > 0:
+        change = f"{100 * (spans[1] / spans[0] - 1):+.1f} %"
+        return f"measured {as_seconds(spans[1])} against predicted {as_seconds(spans[0])}: {change}"
+    best = min(range(len(spans)), key=spans.__getitem__)
+    shortest = f"{literal(traces[best].label, 40)}, {_numbers(reports[best])}"
+    return f"{counted(len(traces), 'timeline')} on one time axis; shortest: {shortest}"
+
+
+def describe_timeline(trace: Trace, report: Report | None = None, *, most_ranks: int = 8) -> str:
+    """The timeline in sentences: the alternative text of its picture.
+
+    Args:
+        report: of the trace, where it is already known.
+        most_ranks: a pipeline of more ranks is described by its first and last ones.
+
+    >>> import pipelab as pp
+    >>> schedule = pp.schedule("gpipe", num_ranks=2, num_microbatches=2)
+    >>> print(describe_timeline(pp.simulate(schedule, pp.Costs.uniform(2))))
+    Timeline of gpipe: 2 ranks, 2 micro-batches, simulated clock. Makespan 9 s, bubble_fraction 33.3 %. ...
+    """
+    report = trace.report() if report is None else report
+    sentences = [
+        f"Timeline of {trace.label}: {_sizes(trace)}, {_clock(trace)}.",
+        f"Makespan {as_seconds(report.makespan)}, bubble_fraction {as_percent(report.bubble_fraction)}.",
+    ]
+    ranks = range(trace.num_ranks)
+    shown = ranks if trace.num_ranks <= most_ranks else [*ranks[: most_ranks - 1], ranks[-1]]
+    for rank in shown:
+        busy, idle = as_seconds(report.busy[rank]), as_seconds(report.bubble_time[rank])
+        sentences.append(f"Rank {rank}: busy {busy}, idle {idle}, {_peak(report, rank)}.")
+    if trace.num_ranks > most_ranks:
+        sentences.insert(-1, f"({trace.num_ranks - most_ranks} ranks left out.)")
+    sentences += [f"Note: {note}" for note in trace.notes]
+    return " ".join(sentences)
+
+
+def _peak(report: Report, rank: int) -> str:
+    flying = f"at most {counted(report.peak_in_flight[rank], *MICROBATCHES)} in flight"
+    if report.peak_bytes is None:
+        return flying
+    return f"{flying}, {as_bytes(report.peak_bytes[rank])} at the peak"
+
+
+def _what(trace: Trace) -> str:
+    return f"{literal(trace.label)} ({_sizes(trace)})"
+
+
+def _sizes(trace: Trace) -> str:
+    return f"{counted(trace.num_ranks, 'rank')}, {counted(trace.schedule.num_microbatches, *MICROBATCHES)}"
+
+
+def _numbers(report: Report) -> str:
+    return f"{as_seconds(report.makespan)}, bubble_fraction {as_percent(report.bubble_fraction)}"
+
+
+def _clock(trace: Trace) -> str:
+    text = f"{trace.clock} clock"
+    return f"{text}, {literal(devices_text(trace.devices))}" if trace.devices else text

@@ -1,0 +1,144 @@
+"""What each rank keeps over the step: one row per rank, all rows on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+from pipelab.core.memory import MemoryCurve
+from pipelab.core.quantities import as_bytes
+from pipelab.core.trace import Trace
+from pipelab.plots.artists import plain_axes, set_headline, show_rows, show_seconds
+from pipelab.plots.figure import MEMORY_RIGHT, new_axes
+from pipelab.plots.palette import INK, MEMORY
+from pipelab.plots.wording import counted, literal
+
+FULL = 0.82  # of a row's height: the highest peak of all ranks
+_MOST_STEPS = 2000  # per curve; more are drawn as their upper envelope
+
+
+def plot_memory(trace: Trace, *, ax: Axes | None = None) -> Axes:
+    """Draw what each rank keeps over time: bytes where they are known, otherwise micro-batches in flight.
+
+    Every rank has a row; all rows share one scale, and each rank's peak stands at its end. Bytes are weights,
+    gradients and the activations kept from a forward to the end of its backward.
+
+    Args:
+        trace: of any clock.
+        ax: where to draw; a new figure sized to the ranks when left out.
+
+    >>> import pipelab as pp
+    >>> schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+    >>> ax = pp.plot_memory(pp.simulate(schedule, pp.Costs.uniform(4)))
+    >>> print(ax.get_title())
+    1f1b: peak 4 micro-batches in flight on rank 0
+    simulated clock · kept from a forward to the end of its backward
+    """
+    curves = trace.memory()
+    labels = [f"rank {curve.rank}" for curve in curves]
+    if ax is None:
+        ax = new_axes(len(curves), labels, title_lines=2, right=MEMORY_RIGHT)
+    MemoryArtists(ax).show(curves, trace.makespan if trace.makespan > 0 else 1.0)
+    set_headline(ax, f"{literal(trace.label)}: {_peak_sentence(curves)}\n{trace.clock} clock · {_kept(curves)}")
+    return ax
+
+
+def describe_memory(trace: Trace) -> str:
+    """The picture of `plot_memory` in a sentence."""
+    curves = trace.memory()
+    peaks = ", ".join(f"rank {curve.rank} {_amount(curve.peak, curve.unit)}" for curve in curves[:16])
+    return f"Memory of {trace.label}, {trace.clock} clock: {_peak_sentence(curves)}. Peaks: {peaks}."
+
+
+class MemoryArtists:
+    """The steps of all ranks and their peaks, made once and moved afterwards.
+
+    Attributes:
+        axes: where.
+    """
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self._steps = PolyCollection([], facecolors=MEMORY, edgecolors=MEMORY, linewidths=0.6, zorder=2)
+        self._floors = PolyCollection([], facecolors="none", edgecolors=INK, linewidths=0.4, zorder=3)
+        axes.add_collection(self._steps, autolim=False)
+        axes.add_collection(self._floors, autolim=False)
+        self._peaks: list[Text] = []
+        plain_axes(axes)
+
+    def show(self, curves: Sequence[MemoryCurve], stop: float) -> None:
+        """Draw other curves in place of the last ones.
+
+        Args:
+            stop: the end of the time axis, seconds.
+        """
+        axes = self.axes
+        axes.set_xlim(0.0, stop)
+        axes.set_ylim(len(curves) + 0.5, 0.5)
+        row_y = np.arange(1, len(curves) + 1)
+        most = max(curve.peak for curve in curves) or 1.0
+        self._steps.set_verts([_outline(curve, stop, y + 0.5, FULL / most) for curve, y in zip(curves, row_y, strict=True)])
+        self._floors.set_verts([[(0.0, y + 0.5), (stop, y + 0.5)] for y in row_y])
+        shown = show_rows(axes, row_y, [f"rank {curve.rank}" for curve in curves])
+        show_seconds(axes, stop)
+        self._show_peaks([(row_y[n], _amount(curves[n].peak, curves[n].unit)) for n in shown])
+
+    def show_title(self, curves: Sequence[MemoryCurve]) -> None:
+        """A title for axes that lie below a timeline, whose own title names the clock."""
+        set_headline(self.axes, f"memory: {_peak_sentence(curves)} ({_kept(curves)})", size=8.5)
+
+    def _show_peaks(self, peaks: Sequence[tuple[float, str]]) -> None:
+        beside = self.axes.get_yaxis_transform()
+        while len(self._peaks) < len(peaks):
+            self._peaks.append(self.axes.text(1.008, 0, "", transform=beside, va="center", fontsize=8.5, color=INK))
+        for number, text in enumerate(self._peaks):
+            text.set_visible(number < len(peaks))
+            if number < len(peaks):
+                text.set_y(peaks[number][0])
+                text.set_text(f"peak {peaks[number][1]}")
+
+
+def _outline(curve: MemoryCurve, stop: float, floor: float, scale: float) -> NDArray[np.float64]:
+    """The steps of a curve until `stop` as a polygon that stands on `floor`; upwards is smaller y."""
+    time, value = np.append(curve.time, stop), np.append(curve.value, curve.value[-1])
+    if len(time) > _MOST_STEPS:
+        time, value = _envelope(time, value)
+    points = np.empty((2 * len(time) + 1, 2))
+    points[0] = time[0], floor
+    points[1::2, 0] = time
+    points[2:-1:2, 0] = time[1:]
+    points[-1] = time[-1], floor
+    points[1::2, 1] = floor - scale * value
+    points[2:-1:2, 1] = floor - scale * value[:-1]
+    return points
+
+
+def _envelope(time: NDArray[np.float64], value: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Fewer steps that lie nowhere below the curve: a picture may blur a peak, it must not lose it."""
+    edges = np.linspace(time[0], time[-1], _MOST_STEPS + 1)
+    first = np.searchsorted(time, edges, side="right") - 1  # the step in force at each edge
+    highest = np.maximum.reduceat(value, first[:-1])
+    highest = np.maximum(highest, value[first[1:]])
+    return edges, np.append(highest, value[-1])
+
+
+def _amount(value: float, unit: str) -> str:
+    return as_bytes(value) if unit == "bytes" else f"{value:g}"
+
+
+def _peak_sentence(curves: Sequence[MemoryCurve]) -> str:
+    highest = max(curves, key=lambda curve: curve.peak)
+    if highest.unit == "bytes":
+        return f"peak {as_bytes(highest.peak)} on rank {highest.rank}"
+    number = int(highest.peak)
+    return f"peak {counted(number, 'micro-batch', 'micro-batches')} in flight on rank {highest.rank}"
+
+
+def _kept(curves: Sequence[MemoryCurve]) -> str:
+    kept = "kept from a forward to the end of its backward"
+    return f"weights, gradients, and activations {kept}" if curves[0].unit == "bytes" else kept

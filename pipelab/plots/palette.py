@@ -1,0 +1,43 @@
+"""The colours: one meaning each, told apart by colour-blind eyes and in grey."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelab.core.actions import KINDS, Kind
+
+FORWARD = "#8CCBEF"
+BACKWARD = "#08306B"  # B, and I: the gradient that the stage before waits for
+WEIGHT = "#D55E00"
+OTHER = "#767676"  # optimizer updates and whatever runs on a lane of its own: copies, loaders
+IDLE = "#FFFFFF"
+HATCH = "#D4D4D4"  # the strokes over idle time
+MEMORY = "#009E73"
+INK = "#222222"
+
+PAINTS = (FORWARD, BACKWARD, WEIGHT, OTHER)
+INKS = ("#000000", "#FFFFFF", "#000000", "#FFFFFF")  # the number in a box of each paint
+LEGEND = (("F forward", FORWARD), ("B, I backward", BACKWARD), ("W weights", WEIGHT), ("other", OTHER))
+
+FORWARD_PAINT, BACKWARD_PAINT, WEIGHT_PAINT, OTHER_PAINT = range(len(PAINTS))
+
+_PAINT_OF_KIND = {
+    Kind.F: FORWARD_PAINT,
+    Kind.B: BACKWARD_PAINT,
+    Kind.I: BACKWARD_PAINT,
+    Kind.W: WEIGHT_PAINT,
+    Kind.U: OTHER_PAINT,
+}
+
+# Index with a column of kind codes. An overlapped forward and backward has no paint of its own: it shows both.
+PAINT_OF_CODE = np.array([_PAINT_OF_KIND.get(kind, OTHER_PAINT) for kind in KINDS])
+OVERLAP_CODE = KINDS.index(Kind.OVERLAP)
+
+
+def rgb(paints: tuple[str, ...] = PAINTS) -> np.ndarray:
+    """The colours as numbers in [0, 255], one row each.
+
+    >>> rgb(("#FFFFFF", "#08306B")).tolist()
+    [[255.0, 255.0, 255.0], [8.0, 48.0, 107.0]]
+    """
+    return np.array([[int(paint[at : at + 2], 16) for at in (1, 3, 5)] for paint in paints], dtype=float)

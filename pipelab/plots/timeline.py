@@ -1,0 +1,110 @@
+"""Pictures of what every rank does when: one timeline, or several on one time axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError
+from pipelab.plots.artists import TimelineArtists, add_legend, set_headline
+from pipelab.plots.figure import new_axes, split_for_memory
+from pipelab.plots.headline import comparison_headline, headline, row_header
+from pipelab.plots.memory import MemoryArtists
+from pipelab.plots.scene import scene
+
+if TYPE_CHECKING:
+    from pipelab.core.report import Report
+
+
+def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False) -> Axes:
+    """Draw a trace: one row per rank, one box per action, the micro-batch's number in the box where it fits.
+
+    With more actions than pixels, each pixel is the average of what happened in it, so that no action is dropped.
+    The time axis is in seconds whatever unit its labels use: `ax.axvline(trace.makespan)` marks the end.
+
+    Args:
+        trace: of any clock.
+        ax: where to draw; a new figure sized to the ranks when left out.
+        memory: also draw, below and on the same time axis, what each rank keeps (see `plot_memory`).
+
+    Returns:
+        The axes of the timeline.
+
+    >>> import pipelab as pp
+    >>> schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+    >>> ax = pp.plot_timeline(pp.simulate(schedule, pp.Costs.uniform(4)))
+    >>> print(ax.get_title())
+    1f1b (4 ranks, 8 micro-batches): 33 s, bubble_fraction 27.3 %
+    simulated clock · bubble_fraction = idle / (ranks × makespan)
+    """
+    _check(trace)
+    shown = scene([trace])
+    title = headline(trace, trace.report())
+    if ax is None:
+        ax = new_axes(len(shown.row_y), shown.row_labels, title.count("\n") + 1, memory_rows=memory * trace.num_ranks)
+    below = split_for_memory(ax, len(shown.row_y), trace.num_ranks) if memory else None
+    TimelineArtists(ax).show(shown)
+    set_headline(ax, title)
+    if below is not None:
+        curves, artists = trace.memory(), MemoryArtists(below)
+        artists.show(curves, shown.stop)
+        artists.show_title(curves)
+        ax.set_xlabel("")
+        ax.tick_params(axis="x", labelbottom=False)
+    add_legend(ax if below is None else below, shown)
+    return ax
+
+
+def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
+    """Draw several traces below one another on one shared time axis: predicted over measured, or five schedules.
+
+    Args:
+        traces: drawn from the top, each from time 0.
+        ax: where to draw; a new figure sized to the rows when left out.
+
+    Returns:
+        The axes. Above the rows of each trace stand its label, makespan, bubble and clock.
+
+    >>> import pipelab as pp
+    >>> runs = [pp.simulate(pp.schedule(name, num_ranks=4, num_microbatches=8), pp.Costs.uniform(4, latency=0.5))
+    ...         for name in ("gpipe", "1f1b")]
+    >>> print(pp.plot_timelines(runs).get_title().splitlines()[0])
+    2 timelines on one time axis; shortest: gpipe, 36 s, bubble_fraction 33.3 %
+    """
+    traces = list(traces) if not isinstance(traces, Trace) else [traces]
+    if not traces:
+        raise PipelabError("plot_timelines got no traces. Give it at least one, such as [predicted, step.trace].")
+    for trace in traces:
+        _check(trace)
+    if len(traces) == 1:
+        return plot_timeline(traces[0], ax=ax)
+    shown = scene(traces)
+    if ax is None:
+        ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2)
+    draw_timelines(TimelineArtists(ax), traces, [trace.report() for trace in traces])
+    add_legend(ax, shown)
+    return ax
+
+
+def draw_timelines(
+    artists: TimelineArtists, traces: list[Trace], reports: list[Report], remarks: Iterable[str] = ()
+) -> None:
+    """Show traces with their headlines on artists that may have shown others before."""
+    notes = [*remarks, *[""] * len(traces)]
+    if len(traces) == 1:
+        title, headers = headline(traces[0], reports[0]), []
+        if notes[0]:
+            title = f"{title} · {notes[0]}"
+    else:
+        title = comparison_headline(traces, reports)
+        headers = [row_header(trace, report, note) for trace, report, note in zip(traces, reports, notes, strict=False)]
+    artists.show(scene(traces), headers)
+    set_headline(artists.axes, title)
+
+
+def _check(trace: object) -> None:
+    if not isinstance(trace, Trace):
+        raise TypeError(f"A timeline is drawn from a Trace, not from {type(trace).__name__}. A step has one: step.trace.")
