@@ -1,14 +1,14 @@
 """The one exception type of pipelab, and the two checks that every layer shares.
 
-Everything that pipelab refuses on purpose is a `PipelabError`; a call that could never be right (a missing or an
-unknown argument) is a `TypeError`, as everywhere in Python.
+Everything that pipelab refuses on purpose is a `PipelabError`; a call that could never be right (a missing or
+an unknown argument) is a `TypeError`, as everywhere in Python.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["PipelabError", "one_of", "reject_unknown"]
+__all__ = ["PipelabError", "nearest", "one_of", "reject_unknown"]
 
 
 class PipelabError(ValueError):
@@ -40,7 +40,7 @@ def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     choices = list(allowed)
     if value in choices:
         return
-    guess = _nearest(str(value), [str(choice) for choice in choices])
+    guess = nearest(str(value), [str(choice) for choice in choices])
     hint = f"; did you mean {guess[0]!r}?" if guess else "."
     raise PipelabError(f"{what} is {value!r}{hint}\nAllowed: {', '.join(repr(c) for c in choices)}.")
 
@@ -59,12 +59,13 @@ def reject_unknown(function_name: str, unknown_keywords: Iterable[str], valid: I
     unknown, choices = list(unknown_keywords), list(valid)
     if not unknown:
         return
-    near = _nearest(unknown[0], choices) or choices
+    near = nearest(unknown[0], choices) or choices
     hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else "; it takes none."
     raise TypeError(f"{function_name}() got an unexpected keyword {unknown[0]!r}{hint}")
 
 
-def _nearest(word: str, choices: list[str]) -> list[str]:
+def nearest(word: str, choices: Iterable[str]) -> list[str]:
+    """The choices that look most like a word, nearest first; at most three, perhaps none."""
     import difflib  # only on the way to an error: keeps `import pipelab` light
 
-    return difflib.get_close_matches(word[:200], choices, n=3, cutoff=0.5)
+    return difflib.get_close_matches(word[:200], list(choices), n=3, cutoff=0.5)

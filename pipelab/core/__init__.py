@@ -1,4 +1,6 @@
-"""The heart of pipelab: schedules as data, and everything that follows from them. Standard library and numpy only.
+"""The heart of pipelab: schedules as data, and everything that follows from them.
+
+Standard library and numpy only.
 
 A newcomer may read the modules in this order:
 

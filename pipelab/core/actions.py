@@ -1,8 +1,9 @@
 """What a rank can do: the closed list of kinds, one action, and the table that holds many of them.
 
-`Action` is the form for people: it prints and parses as `2F0` (stage 2, forward, micro-batch 0), the cell grammar of
-torch.distributed.pipelining. `ActionTable` is the form for machines: the same actions as numpy columns, so that a
-step of 131,072 actions is built, checked and simulated without one Python object per action.
+`Action` is the form for people: it prints and parses as `2F0` (stage 2, forward, micro-batch 0), the cell
+grammar of torch.distributed.pipelining. `ActionTable` is the form for machines: the same actions as numpy
+columns, so that a step of 131,072 actions is built, checked and simulated without one Python object per
+action.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from pipelab.errors import PipelabError
 
-__all__ = ["KINDS", "MAX_CELLS", "Action", "ActionTable", "IntArray", "Kind"]
+__all__ = ["CODES", "KINDS", "MAX_CELLS", "Action", "ActionTable", "IntArray", "Kind"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -51,7 +52,7 @@ class Kind(StrEnum):
 KINDS: tuple[Kind, ...] = (Kind.F, Kind.I, Kind.W, Kind.B, Kind.U, Kind.OVERLAP)
 """The kinds in the order of their codes: `KINDS[table.kind[row]]`."""
 
-_CODES = {kind: code for code, kind in enumerate(KINDS)}
+CODES = {kind: code for code, kind in enumerate(KINDS)}
 _NUMBER = "(0|[1-9][0-9]{0,17})"
 _CELL = re.compile(f"{_NUMBER}([FIWBU]){_NUMBER}")
 _OVERLAP = re.compile(r"\(([0-9FIWBU;]{1,1000})\)OVERLAP_F_B")
@@ -66,8 +67,8 @@ class Action:
         kind: the `Kind`.
         stage: id of the stage, from 0.
         microbatch: number of the micro-batch, from 0.
-        members: for `Kind.OVERLAP` the actions that run together; otherwise empty. The stage and micro-batch of an
-            overlap are those of its first member.
+        members: for `Kind.OVERLAP` the actions that run together; otherwise empty. The stage and micro-batch
+            of an overlap are those of its first member.
 
     Example:
         >>> action = Action(Kind.F, stage=2, microbatch=0)
@@ -93,7 +94,7 @@ class Action:
         for name in ("stage", "microbatch"):
             value = getattr(self, name)
             if type(value) is not int:
-                object.__setattr__(self, name, _index(name, value))
+                object.__setattr__(self, name, as_index(name, value))
             if value < 0:
                 raise PipelabError(f"{name} is {value}; it counts from 0.")
         if self.members or self.kind is Kind.OVERLAP:
@@ -107,7 +108,9 @@ class Action:
         if len(members) < 2 or any(not isinstance(m, Action) or m.kind is Kind.OVERLAP for m in members):
             raise PipelabError(f"{Kind.OVERLAP} needs two or more members, each a plain action.")
         if (self.stage, self.microbatch) != (members[0].stage, members[0].microbatch):
-            raise PipelabError(f"The stage and micro-batch of an overlap are those of its first member, {members[0]}.")
+            raise PipelabError(
+                f"The stage and micro-batch of an overlap are those of its first member, {members[0]}."
+            )
 
     @classmethod
     def overlap(cls, *members: Action) -> Action:
@@ -154,8 +157,8 @@ class Action:
 class ActionTable:
     """Many actions as read-only numpy columns, one row for each plain action.
 
-    Rows are sorted by rank, then by the order on the rank. An overlap is one cell of several rows; every other cell
-    is one row, so that `cell` counts the rows when there are no overlaps.
+    Rows are sorted by rank, then by the order on the rank. An overlap is one cell of several rows; every
+    other cell is one row, so that `cell` counts the rows when there are no overlaps.
 
     Attributes:
         kind: shape (rows,), uint8, index into `KINDS`; never the code of `OVERLAP`.
@@ -165,7 +168,8 @@ class ActionTable:
         cell: shape (rows,), int32, ascending without gaps.
 
     Raises:
-        PipelabError: columns of different lengths, more than `MAX_CELLS` rows, unsorted ranks, or numbers out of range.
+        PipelabError: columns of different lengths, more than `MAX_CELLS` rows, unsorted ranks, or numbers out
+            of range.
     """
 
     kind: IntArray
@@ -177,7 +181,9 @@ class ActionTable:
     def __post_init__(self) -> None:
         rows = len(self.kind)
         if rows > MAX_CELLS:
-            raise PipelabError(f"A schedule of {rows:,} cells is refused: the limit is {MAX_CELLS:,} (2**22).")
+            raise PipelabError(
+                f"A schedule of {rows:,} cells is refused: the limit is {MAX_CELLS:,} (2**22)."
+            )
         if self.cell is None:
             object.__setattr__(self, "cell", np.arange(rows, dtype=np.int32))
         for name in ("kind", "stage", "microbatch", "rank", "cell"):
@@ -185,7 +191,7 @@ class ActionTable:
             if column.shape != (rows,):
                 raise PipelabError(f"Column {name} has shape {column.shape}, not ({rows},).")
             limit = len(KINDS) - 2 if name == "kind" else MAX_CELLS
-            if rows and not (0 <= column.min() and column.max() <= limit):
+            if rows and not (column.min() >= 0 and column.max() <= limit):
                 raise PipelabError(f"Column {name} must hold integers from 0 to {limit:,}.")
             column = column.astype(np.uint8 if name == "kind" else np.int32)
             column.setflags(write=False)
@@ -214,7 +220,7 @@ class ActionTable:
                         raise PipelabError(
                             f"{action} is refused: stages and micro-batches go up to {MAX_CELLS:,} (2**22)."
                         )
-                    rows.append((_CODES[member.kind], member.stage, member.microbatch, rank, cell))
+                    rows.append((CODES[member.kind], member.stage, member.microbatch, rank, cell))
                 cell += 1
         columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
         return cls(*columns)
@@ -249,11 +255,11 @@ class ActionTable:
 
     @cached_property
     def cell_kinds(self) -> IntArray:
-        """Shape (cells,), uint8: the kind code of each cell, that of `OVERLAP` where it has several members."""
+        """Shape (cells,), uint8: the kind code of each cell; `OVERLAP` where it has several members."""
         if not self.has_overlaps:
             return self.kind
         kinds = self.kind[self.first_rows]
-        kinds[np.bincount(self.cells) > 1] = _CODES[Kind.OVERLAP]
+        kinds[np.bincount(self.cells) > 1] = CODES[Kind.OVERLAP]
         kinds.setflags(write=False)
         return kinds
 
@@ -299,6 +305,14 @@ class ActionTable:
         groups = (plain[a:b] for a, b in zip(self.first_rows.tolist(), stops, strict=True))
         return tuple(group[0] if len(group) == 1 else Action.overlap(*group) for group in groups)
 
+    def texts(self) -> list[str]:
+        """Every cell as text, such as "2F0", in table order."""
+        if self.has_overlaps:
+            return [str(action) for action in self.actions()]
+        letters = [kind.value for kind in KINDS]
+        columns = zip(self.stage.tolist(), self.kind.tolist(), self.microbatch.tolist(), strict=True)
+        return [f"{stage}{letters[kind]}{microbatch}" for stage, kind, microbatch in columns]
+
     def __len__(self) -> int:
         return self.num_rows
 
@@ -324,7 +338,7 @@ class ActionTable:
         return ActionTable, self._columns()  # a copy is read-only again
 
 
-def _index(name: str, value: object) -> int:
+def as_index(name: str, value: object) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {value!r}.")
     try:
@@ -349,7 +363,9 @@ def as_actions(order: Iterable[Action | str], where: str) -> tuple[Action, ...]:
         PipelabError: something that is neither, or more than `MAX_CELLS` cells.
     """
     if isinstance(order, str):
-        raise PipelabError(f"{where} must be a sequence of cells, not the text {_shorten(order)}. Split it first.")
+        raise PipelabError(
+            f"{where} must be a sequence of cells, not the text {_shorten(order)}. Split it first."
+        )
     actions = []
     for number, item in enumerate(order):
         if number == MAX_CELLS:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pipelab.core import strict_json
-from pipelab.core.actions import Kind, _index
+from pipelab.core.actions import Kind, as_index
 from pipelab.errors import PipelabError
 
 __all__ = ["Costs", "Links", "StageBytes"]
@@ -28,7 +28,9 @@ def _amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]
         total = math.fsum(found)
         found = tuple(map(float, found)) if unit == "seconds" else found
     except (TypeError, OverflowError, ValueError):
-        raise PipelabError(f"{name} must be numbers of {unit}, one a stage, not {str(values)[:60]!r}.") from None
+        raise PipelabError(
+            f"{name} must be numbers of {unit}, one a stage, not {str(values)[:60]!r}."
+        ) from None
     if not math.isfinite(total) or (found and min(found) < 0):
         wrong = next((n for n, x in enumerate(found) if not (math.isfinite(x) and x >= 0)), 0)
         raise PipelabError(f"{name}[{wrong}] is {found[wrong]!r}; it must be finite and not negative.")
@@ -52,7 +54,10 @@ def _per_link(name: str, value: Any) -> float | Matrix:
     if not rows or any(len(row) != len(rows) for row in rows):
         raise PipelabError(f"{name} must be a square table, one row and one column a rank.")
     return tuple(
-        tuple(0.0 if r == c and name == "latency" else _link_number(f"{name}[{r}][{c}]", x) for c, x in enumerate(row))
+        tuple(
+            0.0 if r == c and name == "latency" else _link_number(f"{name}[{r}][{c}]", x)
+            for c, x in enumerate(row)
+        )
         for r, row in enumerate(rows)
     )
 
@@ -123,7 +128,7 @@ class StageBytes:
         return cls(*(strict_json.numbers(found[name], f"{where}.{name}") for name in names))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Links:
     """How long a transfer between two ranks takes: latency + bytes / bandwidth. On one rank it takes nothing.
 
@@ -148,6 +153,11 @@ class Links:
         sizes = {len(x) for x in (self.latency, self.bandwidth) if isinstance(x, tuple)}
         if len(sizes) > 1:
             raise PipelabError(f"latency and bandwidth are for different numbers of ranks: {sorted(sizes)}.")
+
+    def __repr__(self) -> str:
+        parts = [] if self.latency == 0 else [f"latency={self.latency!r}"]
+        parts += [] if self.bandwidth == math.inf else [f"bandwidth={self.bandwidth!r}"]
+        return f"Links({', '.join(parts)})".replace("inf", "float('inf')")
 
     @property
     def num_ranks(self) -> int | None:
@@ -184,8 +194,8 @@ class Costs:
         weight_grad: seconds of W.
         backward: seconds of B; None means I + W.
         update: seconds of U; None means 0.
-        overlap: seconds of a cell that overlaps several actions, by the stage of its first member; None means the
-            sum of its members.
+        overlap: seconds of a cell that overlaps several actions, by the stage of its first member; None means
+            the sum of its members.
         bytes: bytes per stage, for transfers and memory; None when they are not known.
         links: the links between ranks.
         microbatch_size: samples per micro-batch at which all this holds; None when it is not known.
@@ -223,11 +233,13 @@ class Costs:
             if not isinstance(self.bytes, StageBytes):
                 raise TypeError(f"bytes must be StageBytes, not {type(self.bytes).__name__}.")
             if self.bytes.num_stages != self.num_stages:
-                raise PipelabError(f"bytes are for {self.bytes.num_stages} stages, seconds for {self.num_stages}.")
+                raise PipelabError(
+                    f"bytes are for {self.bytes.num_stages} stages, seconds for {self.num_stages}."
+                )
         if not isinstance(self.links, Links):
             raise TypeError(f"links must be Links, not {type(self.links).__name__}.")
         if self.microbatch_size is not None:
-            object.__setattr__(self, "microbatch_size", _index("microbatch_size", self.microbatch_size))
+            object.__setattr__(self, "microbatch_size", as_index("microbatch_size", self.microbatch_size))
             if self.microbatch_size < 1:
                 raise PipelabError(f"microbatch_size is {self.microbatch_size}; it must be at least 1.")
 
@@ -249,7 +261,7 @@ class Costs:
             weight_grad: seconds of W; B takes I + W.
             latency: seconds of every transfer between ranks.
         """
-        count = _index("num_stages", num_stages)
+        count = as_index("num_stages", num_stages)
         return cls((forward,) * count, (input_grad,) * count, (weight_grad,) * count, links=Links(latency))
 
     @property
@@ -265,7 +277,11 @@ class Costs:
             stage: number of the model stage.
         """
         if kind is Kind.B:
-            return self.input_grad[stage] + self.weight_grad[stage] if self.backward is None else self.backward[stage]
+            return (
+                self.input_grad[stage] + self.weight_grad[stage]
+                if self.backward is None
+                else self.backward[stage]
+            )
         if kind is Kind.U:
             return 0.0 if self.update is None else self.update[stage]
         return {Kind.F: self.forward, Kind.I: self.input_grad, Kind.W: self.weight_grad}[kind][stage]
@@ -282,7 +298,9 @@ class Costs:
 
     def to_dict(self) -> dict[str, Any]:
         """The costs as plain values, ready for JSON; what is None is left out."""
-        data: dict[str, Any] = {name: list(getattr(self, name)) for name in _PER_STAGE if getattr(self, name) is not None}
+        data: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in _PER_STAGE if getattr(self, name) is not None
+        }
         if self.bytes is not None:
             data["bytes"] = self.bytes.to_dict()
         data["links"] = self.links.to_dict()
@@ -299,11 +317,15 @@ class Costs:
         """
         optional = (*_PER_STAGE[3:], "bytes", "links", "microbatch_size")
         found = strict_json.fields(data, where, required=_PER_STAGE[:3], optional=optional)
-        values: dict[str, Any] = {n: strict_json.numbers(found[n], f"{where}.{n}") for n in _PER_STAGE if n in found}
+        values: dict[str, Any] = {
+            n: strict_json.numbers(found[n], f"{where}.{n}") for n in _PER_STAGE if n in found
+        }
         if "bytes" in found:
             values["bytes"] = StageBytes.from_dict(found["bytes"], f"{where}.bytes")
         if "links" in found:
             values["links"] = Links.from_dict(found["links"], f"{where}.links")
         if "microbatch_size" in found:
-            values["microbatch_size"] = strict_json.integer(found["microbatch_size"], f"{where}.microbatch_size")
+            values["microbatch_size"] = strict_json.integer(
+                found["microbatch_size"], f"{where}.microbatch_size"
+            )
         return cls(**values)

@@ -5,8 +5,8 @@
     W(s, i)       needs I(s, i)
     U(s, i)       needs B or W (s, i)
 
-The validator, the simulator and the engines all call `needs`; it works on whole columns, and a single action is a
-column of length one.
+The validator, the simulator and the engines all call `needs`; it works on whole columns, and a single action
+is a column of length one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelab.core.placement import Placement
 __all__ = ["FORWARD", "INPUT", "RESULTS", "UPDATE", "WEIGHT", "Needs", "Slots", "StageGraph", "needs"]
 
 FORWARD, INPUT, WEIGHT, UPDATE = range(4)
-"""What an action can give to others: an output, the gradient of an input, the gradients of weights, new weights."""
+"""What an action can give: an output, the gradient of an input, the gradients of weights, new weights."""
 
 RESULTS: dict[int, tuple[Kind, ...]] = {
     FORWARD: (Kind.F,),
@@ -155,13 +155,15 @@ class Slots:
         """Enter every row; of two equal actions the last stays.
 
         Returns:
-            Shape (rows,): the row that ended up in each row's place; differs from its own number where it is doubled.
+            Shape (rows,): the row that ended up in each row's place; differs from its own number where it is
+            doubled.
         """
         self.rows = np.full((5, self.num_slots), -1, dtype=np.int32)
         flat = self.rows.ravel()
         place = table.kind.astype(np.int64) * self.num_slots + self.base[table.stage] + table.microbatch
         flat[place] = np.arange(table.num_rows, dtype=np.int32)
-        return flat[place]
+        kept: IntArray = flat[place]
+        return kept
 
     @cached_property
     def _givers(self) -> IntArray:
@@ -171,7 +173,8 @@ class Slots:
 
     def givers(self, result: IntArray, stage: IntArray, microbatch: IntArray) -> IntArray:
         """The rows that give results (see `RESULTS`), or -1 where none does."""
-        return self._givers[result, self.base[stage] + microbatch]
+        rows: IntArray = self._givers[result, self.base[stage] + microbatch]
+        return rows
 
     def find(self, slot: int) -> tuple[int, int]:
         """The (stage, micro-batch) of a slot."""

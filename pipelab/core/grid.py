@@ -1,10 +1,12 @@
 """A schedule drawn with characters: ranks down, time steps across.
 
-    rank 0 | 0F0 0F1  .   .  0B0 --- 0B1 ---  .
-    rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
+rank 0 | 0F0 0F1  .   .  0B0 --- 0B1 ---  .
+rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
@@ -64,7 +66,7 @@ def _rows(trace: Trace, step: float, width: int) -> list[str]:
     for rank, row in cells.items():
         if missing_ranks and rank == ranks[_MAX_RANKS // 2]:
             lines.append(f"{_ELISION} {missing_ranks} ranks not shown {_ELISION}")
-        shown = row[: 2 * room // 3] + [_ELISION] + row[2 * room // 3 :] if missing_steps else row
+        shown = [*row[: 2 * room // 3], _ELISION, *row[2 * room // 3 :]] if missing_steps else row
         lines.append(f"{f'rank {rank} |'.rjust(head)} {' '.join(shown)}".rstrip())
     if missing_steps:
         lines.append(f"({_ELISION} stands for {missing_steps:,} of {num_steps:,} columns)")
@@ -82,8 +84,10 @@ def _cells(trace: Trace, step: float, ranks: list[int], columns: list[int], box:
     place = {column: k for k, column in enumerate(columns)}
     begin = np.round(trace.start[: table.num_cells] / step).astype(np.int64)
     stop = np.maximum(begin + 1, np.round(trace.end[: table.num_cells] / step).astype(np.int64))
-    first_gap, after_gap = next(((a + 1, b) for a, b in zip(columns, columns[1:], strict=False) if b > a + 1), (0, 0))
-    drawn = np.isin(table.cell_ranks, ranks) & ~((begin >= first_gap) & (stop <= after_gap) & (first_gap < after_gap))
+    first_gap, after_gap = next(((a + 1, b) for a, b in itertools.pairwise(columns) if b > a + 1), (0, 0))
+    drawn = np.isin(table.cell_ranks, ranks) & ~(
+        (begin >= first_gap) & (stop <= after_gap) & (first_gap < after_gap)
+    )
     for cell in np.flatnonzero(drawn).tolist():
         row = cells[int(table.cell_ranks[cell])]
         for column in range(int(begin[cell]), int(stop[cell])):

@@ -1,11 +1,13 @@
 """What each rank holds over time: bytes where they are known, micro-batches in flight where they are not.
 
-A micro-batch's activations live on a rank from the start of its forward to the end of its backward (of its W, where
-the backward is split). Weights, and gradients of the same size where there is a backward, are there all the time.
+A micro-batch's activations live on a rank from the start of its forward to the end of its backward (of its W,
+where the backward is split). Weights, and gradients of the same size where there is a backward, are there all
+the time.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,7 +64,8 @@ class MemoryCurve:
 class _Events:
     """When memory changes, in the order in which it happens on each rank.
 
-    A rank runs one cell after the other, so this is the order of the table; in an overlap the forwards come first.
+    A rank runs one cell after the other, so this is the order of the table; in an overlap the forwards come
+    first.
     """
 
     row: IntArray
@@ -134,5 +137,5 @@ def memory_curves(trace: Trace, bytes: StageBytes | None) -> tuple[MemoryCurve, 
     unit = "micro-batches" if bytes is None else "bytes"
     return tuple(
         MemoryCurve(rank, np.append(0.0, time[a:b]), np.append(base[rank], held[a:b]), unit)
-        for rank, (a, b) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+        for rank, (a, b) in enumerate(itertools.pairwise(starts))
     )

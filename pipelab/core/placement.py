@@ -1,7 +1,8 @@
 """Which rank holds which stage, and which stage feeds which.
 
-A model cut in S stages and run in c chains has stage ids 0 .. c*S-1; chain j holds the ids j*S .. j*S+S-1. Where the
-second chain is a replica of the first (DualPipe, Chimera), `tied` names the original of each replica.
+A model cut in S stages and run in c chains has stage ids 0 .. c*S-1; chain j holds the ids j*S .. j*S+S-1.
+Where the second chain is a replica of the first (DualPipe, Chimera), `tied` names the original of each
+replica.
 
     linear, p = 4                looped, p = 2, v = 2
     0 -> 1 -> 2 -> 3             rank 0: 0   2
@@ -16,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from pipelab.core import strict_json
-from pipelab.core.actions import MAX_CELLS, _index
+from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.errors import PipelabError
 
 __all__ = ["Placement"]
@@ -32,7 +33,8 @@ class Placement:
         ranks: `ranks[s]` is the rank that holds stage id s; every rank from 0 to the highest holds a stage.
         chains: in how many chains the micro-batches run.
         tied: pairs (replica, original) of stage ids that are the same stage of the model; a dict is accepted.
-        edges: pairs (s, t): the output of s is an input of t. None means the chains: s feeds s+1 within its chain.
+        edges: pairs (s, t): the output of s is an input of t. None means the chains: s feeds s+1 within its
+            chain.
 
     Example:
         >>> Placement.looped(2, 2).ranks
@@ -42,8 +44,8 @@ class Placement:
         (4, 2)
 
     Raises:
-        PipelabError: a rank without a stage, chains of different lengths, a tie that is no replica, an edge that
-            leaves its chain, or a graph with a cycle.
+        PipelabError: a rank without a stage, chains of different lengths, a tie that is no replica, an edge
+            that leaves its chain, or a graph with a cycle.
     """
 
     ranks: tuple[int, ...]
@@ -52,8 +54,8 @@ class Placement:
     edges: Pairs | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ranks", tuple(_index("rank", rank) for rank in self.ranks))
-        object.__setattr__(self, "chains", _index("chains", self.chains))
+        object.__setattr__(self, "ranks", tuple(as_index("rank", rank) for rank in self.ranks))
+        object.__setattr__(self, "chains", as_index("chains", self.chains))
         self._check_ranks()
         pairs: Any = self.tied.items() if isinstance(self.tied, Mapping) else self.tied
         object.__setattr__(self, "tied", tuple(sorted(self._pairs("tied", pairs))))
@@ -68,12 +70,16 @@ class Placement:
         if not self.ranks:
             raise PipelabError("A placement needs at least one stage; ranks is empty.")
         if len(self.ranks) > MAX_CELLS:
-            raise PipelabError(f"A placement of {len(self.ranks):,} stages is refused: the limit is {MAX_CELLS:,}.")
+            raise PipelabError(
+                f"A placement of {len(self.ranks):,} stages is refused: the limit is {MAX_CELLS:,}."
+            )
         if min(self.ranks) < 0:
             raise PipelabError(f"Rank {min(self.ranks)} is out of range; ranks count from 0.")
         gaps = sorted(set(range(min(max(self.ranks), len(self.ranks)) + 1)) - set(self.ranks))
         if gaps:
-            raise PipelabError(f"Rank {gaps[0]} holds no stage, though rank {max(self.ranks)} is used. Leave no gap.")
+            raise PipelabError(
+                f"Rank {gaps[0]} holds no stage, though rank {max(self.ranks)} is used. Leave no gap."
+            )
         if self.chains < 1 or len(self.ranks) % self.chains:
             raise PipelabError(f"{len(self.ranks)} stages cannot form {self.chains} chains of one length.")
 
@@ -84,16 +90,18 @@ class Placement:
                 source, target = pair
             except (TypeError, ValueError):
                 raise PipelabError(f"{name} must be pairs of stage ids, not {pair!r}.") from None
-            source, target = _index(name, source), _index(name, target)
+            source, target = as_index(name, source), as_index(name, target)
             if not (0 <= source < len(self.ranks) and 0 <= target < len(self.ranks)):
-                raise PipelabError(f"{name} names ({source}, {target}); stage ids go from 0 to {len(self.ranks) - 1}.")
+                raise PipelabError(
+                    f"{name} names ({source}, {target}); stage ids go from 0 to {len(self.ranks) - 1}."
+                )
             found.add((source, target))
         return found
 
     def _check_tied(self) -> None:
-        replicas = [replica for replica, _ in self.tied]
+        replicas = dict(self.tied)
         for replica, original in self.tied:
-            if replicas.count(replica) > 1 or original in replicas or original == replica:
+            if replicas[replica] != original or original in replicas:
                 raise PipelabError(
                     f"tied says that stage {replica} is a replica of {original}; "
                     "a replica has one original, which is itself no replica."
@@ -101,17 +109,24 @@ class Placement:
 
     def _check_edges(self) -> None:
         size = len(self.ranks) // self.chains
+        sources = [0] * self.num_stages
+        targets: dict[int, list[int]] = {}
         for source, target in self.stage_edges:
             if source // size != target // size:
-                raise PipelabError(f"Edge ({source}, {target}) leaves its chain; each micro-batch runs in one chain.")
-        waiting = {stage: {s for s, t in self.stage_edges if t == stage} for stage in range(self.num_stages)}
-        while free := [stage for stage, sources in waiting.items() if not sources]:
-            for stage in free:
-                del waiting[stage]
-            for sources in waiting.values():
-                sources.difference_update(free)
-        if waiting:
-            raise PipelabError(f"The stage graph has a cycle through stages {sorted(waiting)[:8]}.")
+                raise PipelabError(
+                    f"Edge ({source}, {target}) leaves its chain; each micro-batch runs in one chain."
+                )
+            sources[target] += 1
+            targets.setdefault(source, []).append(target)
+        free = [stage for stage, count in enumerate(sources) if not count]
+        while free:
+            for target in targets.get(free.pop(), ()):
+                sources[target] -= 1
+                if not sources[target]:
+                    free.append(target)
+        circle = [stage for stage, count in enumerate(sources) if count]
+        if circle:
+            raise PipelabError(f"The stage graph has a cycle; it holds or feeds stages {circle[:8]}.")
 
     def _chain_edges(self) -> Pairs:
         size = len(self.ranks) // self.chains
@@ -134,11 +149,18 @@ class Placement:
             num_ranks: p, at least 1.
             stages_per_rank: v, at least 1.
         """
-        num_ranks, stages_per_rank = _index("num_ranks", num_ranks), _index("stages_per_rank", stages_per_rank)
+        num_ranks, stages_per_rank = (
+            as_index("num_ranks", num_ranks),
+            as_index("stages_per_rank", stages_per_rank),
+        )
         if num_ranks < 1 or stages_per_rank < 1:
-            raise PipelabError(f"num_ranks={num_ranks} and stages_per_rank={stages_per_rank}; both are at least 1.")
+            raise PipelabError(
+                f"num_ranks={num_ranks} and stages_per_rank={stages_per_rank}; both are at least 1."
+            )
         if num_ranks * stages_per_rank > MAX_CELLS:
-            raise PipelabError(f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_CELLS:,}.")
+            raise PipelabError(
+                f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_CELLS:,}."
+            )
         return cls(tuple(range(num_ranks)) * stages_per_rank)
 
     @property
@@ -221,7 +243,9 @@ class Placement:
 
 
 def _read_pairs(value: object, where: str) -> Pairs:
-    pairs = [strict_json.integers(item, f"{where}[{n}]") for n, item in enumerate(strict_json.items(value, where))]
+    pairs = [
+        strict_json.integers(item, f"{where}[{n}]") for n, item in enumerate(strict_json.items(value, where))
+    ]
     for n, pair in enumerate(pairs):
         if len(pair) != 2:
             raise PipelabError(f"{where}[{n}] must be a pair of stage ids, not {len(pair)} numbers.")

@@ -2,10 +2,10 @@
 
     end[k] = max(end[previous on the rank], end[what it needs] + transfer) + duration
 
-It is compiled once per schedule into plain Python lists in topological order; new costs only re-run the loop. A cell
-that needs several values becomes several entries, all but the last without duration, so that one loop serves all.
-Two sentinels stand before the entries: 0 ends at time 0 (nothing ran before on the rank), 1 ends at minus infinity
-(nothing is needed).
+It is compiled once per schedule into plain Python lists in topological order; new costs only re-run the loop.
+A cell that needs several values becomes several entries, all but the last without duration, so that one loop
+serves all. Two sentinels stand before the entries: 0 ends at time 0 (nothing ran before on the rank), 1 ends
+at minus infinity (nothing is needed).
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Recurrence:
         ends = [0.0, -np.inf]
         append = ends.append
         every_move = repeat(moves) if isinstance(moves, float) else moves.tolist()
-        for duration, previous, needed, move in zip(durations.tolist(), *self._steps, every_move, strict=False):
+        for duration, previous, needed, move in zip(
+            durations.tolist(), *self._steps, every_move, strict=False
+        ):
             free = ends[previous]
             arrival = ends[needed] + move
             append((free if free > arrival else arrival) + duration)
@@ -195,6 +197,10 @@ def _topological_order(needed: list[int], stops: list[int], last: IntArray) -> l
         at[rank] = entry
     if len(order) < len(needed):
         cell_of = np.searchsorted(last, np.arange(len(needed)))
-        heads = {rank: (int(cell_of[k]), int(cell_of[needed[k]])) for rank, k in enumerate(at) if k < stops[rank + 1]}
+        heads = {
+            rank: (int(cell_of[k]), int(cell_of[needed[k]]))
+            for rank, k in enumerate(at)
+            if k < stops[rank + 1]
+        }
         raise StuckError(heads)
     return order

@@ -36,11 +36,13 @@ class Report:
         makespan: seconds from the first start to the last end.
         busy: seconds that each rank computes.
         bubble_time: seconds that each rank idles: makespan - busy.
-        bubble_fraction: idle time of all ranks / (p x makespan). The default meaning of "the bubble" (arXiv 1811.06965).
+        bubble_fraction: idle time of all ranks / (p x makespan). The default meaning of "the bubble" (arXiv
+            1811.06965).
         bubble_ratio: idle time of all ranks / busy time of all ranks (arXiv 2104.04473).
         span_bubble: 1 - busy time of all ranks / (p x longest span of a rank) (arXiv 2401.10241).
         peak_bytes: the most bytes that each rank holds; None when the bytes are not known.
-        peak_in_flight: the most micro-batches that each rank has in flight (stage chunks, where it holds several).
+        peak_in_flight: the most micro-batches that each rank has in flight (stage chunks, where it holds
+            several).
         clock: "simulated", "virtual" or "wall".
         label: which run.
     """
@@ -91,10 +93,22 @@ class Report:
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         header = ["rank", "busy", "bubble time", "bubble", "peak in flight"]
         rows = [
-            [str(r), as_seconds(busy), as_seconds(idle), as_percent(idle / self.makespan if self.makespan else 0.0), str(n)]
-            for r, (busy, idle, n) in enumerate(zip(self.busy, self.bubble_time, self.peak_in_flight, strict=True))
+            [
+                str(r),
+                as_seconds(busy),
+                as_seconds(idle),
+                as_percent(idle / self.makespan if self.makespan else 0.0),
+                str(n),
+            ]
+            for r, (busy, idle, n) in enumerate(
+                zip(self.busy, self.bubble_time, self.peak_in_flight, strict=True)
+            )
         ]
-        total = [as_seconds(sum(self.busy)), as_seconds(sum(self.bubble_time)), as_percent(self.bubble_fraction)]
+        total = [
+            as_seconds(sum(self.busy)),
+            as_seconds(sum(self.bubble_time)),
+            as_percent(self.bubble_fraction),
+        ]
         rows.append(["all", *total, f"at most {max(self.peak_in_flight)}"])
         if self.peak_bytes is not None:
             header.append("peak memory")

@@ -1,20 +1,22 @@
 """A schedule: for each rank an ordered tuple of actions, with the placement of the stages.
 
-It is data, written once and checked when it is made; the simulator, the engines, the plots and the exercises all read
-it, and none of them knows it by name. Idle time is not in it: that follows from the costs.
+It is data, written once and checked when it is made; the simulator, the engines, the plots and the exercises
+all read it, and none of them knows it by name. Idle time is not in it: that follows from the costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelab.core import schedule_text, strict_json
 from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, as_actions
+from pipelab.core.cells import read_cells
 from pipelab.core.placement import Placement
 from pipelab.core.recurrence import Predecessors, Recurrence
 from pipelab.core.validation import Checked, check
@@ -47,7 +49,8 @@ class Schedule:
         rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
 
     Raises:
-        PipelabError: an order that cannot run: an action missing, doubled, on the wrong rank, or waiting for ever.
+        PipelabError: an order that cannot run: an action missing, doubled, on the wrong rank, or waiting for
+            ever.
     """
 
     table: ActionTable
@@ -69,8 +72,13 @@ class Schedule:
             name: what plots and tables call it.
         """
         if isinstance(orders, str):
-            raise PipelabError("orders is one text; for the text form of a schedule use Schedule.from_text(text).")
-        per_rank = [as_actions(order, f"{_checked_name(name)}: the order of rank {r}") for r, order in enumerate(orders)]
+            raise PipelabError(
+                "orders is one text; for the text form of a schedule use Schedule.from_text(text)."
+            )
+        per_rank = [
+            as_actions(order, f"{_checked_name(name)}: the order of rank {r}")
+            for r, order in enumerate(orders)
+        ]
         total = sum(map(len, per_rank))
         if total > MAX_CELLS:
             raise PipelabError(f"{name} has {total:,} cells; the limit is {MAX_CELLS:,} (2**22).")
@@ -135,8 +143,13 @@ class Schedule:
     def orders(self) -> tuple[tuple[Action, ...], ...]:
         """For each rank its actions in order. Made when it is first asked for."""
         actions = self.table.actions()
-        stops = np.searchsorted(self.table.cell_ranks, np.arange(self.num_ranks + 1))
-        return tuple(actions[a:b] for a, b in zip(stops[:-1], stops[1:], strict=True))
+        return tuple(actions[a:b] for a, b in self._bounds)
+
+    @property
+    def _bounds(self) -> list[tuple[int, int]]:
+        """For each rank where its cells begin and end."""
+        stops = np.searchsorted(self.table.cell_ranks, np.arange(self.num_ranks + 1)).tolist()
+        return list(pairwise(stops))
 
     @property
     def predecessors(self) -> Predecessors:
@@ -167,7 +180,7 @@ class Schedule:
         return Workload.of(self.table, self.placement, self.recurrence)
 
     def needs(self, action: Action) -> tuple[Action, ...]:
-        """The actions that must end before `action` starts, as plain actions (members of an overlap by themselves).
+        """The actions that must end before `action` starts; members of an overlap by themselves.
 
         Args:
             action: one cell of this schedule, or a member of one.
@@ -213,8 +226,8 @@ class Schedule:
     @property
     def _headline(self) -> str:
         return (
-            f"{self.name}: {self.num_ranks} ranks, {self.num_stages} stages, {self.num_microbatches} micro-batches, "
-            f"{self.table.num_cells:,} actions"
+            f"{self.name}: {self.num_ranks} ranks, {self.num_stages} stages, "
+            f"{self.num_microbatches} micro-batches, {self.table.num_cells:,} actions"
         )
 
     def __repr__(self) -> str:
@@ -230,7 +243,7 @@ class Schedule:
 
     def to_text(self) -> str:
         """The schedule as text that `from_text` reads: a header, then one line of cells for each rank."""
-        return schedule_text.dump(self.name, self.placement, self.orders)
+        return schedule_text.dump(self.name, self.placement, self._lines)
 
     @classmethod
     def from_text(cls, text: str) -> Schedule:
@@ -239,13 +252,18 @@ class Schedule:
         Raises:
             PipelabError: not that form, or a schedule that cannot run.
         """
-        name, placement, orders = schedule_text.load(text)
-        return cls(orders, placement, name=name)
+        name, placement, lines = schedule_text.load(text)
+        names = [f"rank {rank}" for rank in range(len(lines))]
+        return cls.from_table(read_cells(lines, names), placement, name=name)
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain values, ready for JSON: each rank's order is one text of cells."""
-        orders = [" ".join(map(str, order)) for order in self.orders]
-        return {"name": self.name, "placement": self.placement.to_dict(), "orders": orders}
+        return {"name": self.name, "placement": self.placement.to_dict(), "orders": self._lines}
+
+    @property
+    def _lines(self) -> list[str]:
+        texts = self.table.texts()
+        return [" ".join(texts[a:b]) for a, b in self._bounds]
 
     @classmethod
     def from_dict(cls, data: object, where: str = "schedule") -> Schedule:
@@ -258,7 +276,12 @@ class Schedule:
         name = strict_json.text(found["name"], f"{where}.name")
         placement = Placement.from_dict(found["placement"], f"{where}.placement")
         lines = strict_json.texts(found["orders"], f"{where}.orders", strict_json.MAX_BYTES)
-        return cls([line.split() for line in lines], placement, name=name)
+        if len(lines) != placement.num_ranks:
+            raise PipelabError(
+                f"{where}.orders has {len(lines)} orders, but the placement {placement.num_ranks} ranks."
+            )
+        names = [f"{where}.orders[{rank}]" for rank in range(len(lines))]
+        return cls.from_table(read_cells(lines, names), placement, name=name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.table, self.placement, self.name)
@@ -284,7 +307,7 @@ def _placement_of(table: ActionTable, name: str) -> Placement:
     ranks[table.stage] = table.rank
     lost = np.flatnonzero(ranks < 0)
     if len(lost):
-        raise PipelabError(f"{name}: stage {lost[0]} has no action, though stage {len(ranks) - 1} has. Leave no gap.")
+        raise PipelabError(
+            f"{name}: stage {lost[0]} has no action, though stage {len(ranks) - 1} has. Leave no gap."
+        )
     return Placement(tuple(ranks.tolist()))
-
-

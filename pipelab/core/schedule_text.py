@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pipelab.core.actions import Action
 from pipelab.core.placement import Placement
 from pipelab.core.strict_json import MAX_BYTES
 from pipelab.errors import PipelabError
@@ -24,7 +23,7 @@ __all__ = ["dump", "load"]
 _FIRST = "# pipelab schedule 1"
 
 
-def dump(name: str, placement: Placement, orders: Sequence[Sequence[Action]]) -> str:
+def dump(name: str, placement: Placement, orders: Sequence[str]) -> str:
     """Write the parts of a schedule as text."""
     lines = [_FIRST, f"name: {json.dumps(name)}", f"ranks: {' '.join(map(str, placement.ranks))}"]
     if placement.chains != 1:
@@ -33,12 +32,12 @@ def dump(name: str, placement: Placement, orders: Sequence[Sequence[Action]]) ->
         lines.append("tied: " + " ".join(f"{replica}:{original}" for replica, original in placement.tied))
     if placement.edges is not None:
         lines.append("edges: " + " ".join(f"{source}>{target}" for source, target in placement.edges))
-    lines += [f"rank {rank}: {' '.join(map(str, order))}".rstrip() for rank, order in enumerate(orders)]
+    lines += [f"rank {rank}: {order}".rstrip() for rank, order in enumerate(orders)]
     return "\n".join(lines) + "\n"
 
 
-def load(text: str) -> tuple[str, Placement, list[list[str]]]:
-    """Read the parts of a schedule: its name, its placement and each rank's cells.
+def load(text: str) -> tuple[str, Placement, list[str]]:
+    """Read the parts of a schedule: its name, its placement and each rank's line of cells.
 
     Raises:
         PipelabError: names the line that is wrong.
@@ -49,12 +48,16 @@ def load(text: str) -> tuple[str, Placement, list[list[str]]]:
         raise PipelabError(f"The text has {len(text):,} characters; the limit is {MAX_BYTES:,}.")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or lines[0] != _FIRST:
-        raise PipelabError(f"The text of a schedule begins with {_FIRST!r}, not {lines[0][:40] if lines else ''!r}.")
+        raise PipelabError(
+            f"The text of a schedule begins with {_FIRST!r}, not {lines[0][:40] if lines else ''!r}."
+        )
     fields: dict[str, str] = {}
     for line in lines[1:]:
         key, colon, value = line.partition(":")
         if not colon or key in fields:
-            raise PipelabError(f"{line[:60]!r} is {'there twice' if colon else 'not of the form key: value'}.")
+            raise PipelabError(
+                f"{line[:60]!r} is {'there twice' if colon else 'not of the form key: value'}."
+            )
         fields[key] = value.strip()
     name = _name(fields.pop("name", '"custom"'))
     ranks = _numbers("ranks", fields.pop("ranks", ""))
@@ -62,9 +65,11 @@ def load(text: str) -> tuple[str, Placement, list[list[str]]]:
     tied = _pairs("tied", fields.pop("tied", ""), ":")
     edges = _pairs("edges", fields.pop("edges"), ">") if "edges" in fields else None
     placement = Placement(ranks, chains[0] if len(chains) == 1 else 0, tied, edges)
-    orders = [fields.pop(f"rank {rank}", "").split() for rank in range(placement.num_ranks)]
+    orders = [fields.pop(f"rank {rank}", "") for rank in range(placement.num_ranks)]
     if fields:
-        raise PipelabError(f"{next(iter(fields))[:60]!r} is no field of a schedule with {placement.num_ranks} ranks.")
+        raise PipelabError(
+            f"{next(iter(fields))[:60]!r} is no field of a schedule with {placement.num_ranks} ranks."
+        )
     return name, placement, orders
 
 

@@ -1,7 +1,7 @@
 """Simulation: the longest path through a schedule under given costs.
 
-An action starts when its rank is free and its inputs have arrived. A transfer between two ranks takes latency +
-bytes / bandwidth and overlaps with compute; on one rank it is free.
+An action starts when its rank is free and its inputs have arrived. A transfer between two ranks takes latency
++ bytes / bandwidth and overlaps with compute; on one rank it is free.
 """
 
 from __future__ import annotations
@@ -76,17 +76,21 @@ def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray
     if not durations:
         return np.zeros(0)
     moved = np.array(transfers, dtype=np.float64).reshape(len(transfers), hops)
-    return schedule.recurrence.makespans(np.array(durations).T.copy(), schedule.workload.which, moved.T.copy())
+    return schedule.recurrence.makespans(
+        np.array(durations).T.copy(), schedule.workload.which, moved.T.copy()
+    )
 
 
 def _check_fit(schedule: Schedule, costs: Costs) -> None:
     if costs.num_stages != schedule.num_model_stages:
         raise PipelabError(
-            f"{schedule.name} has {schedule.num_model_stages} model stages, but the costs are for {costs.num_stages}. "
-            f"Make them for schedule.num_model_stages = {schedule.num_model_stages}."
+            f"{schedule.name} has {schedule.num_model_stages} model stages, but the costs are for "
+            f"{costs.num_stages}. Make them for schedule.num_model_stages = {schedule.num_model_stages}."
         )
     if costs.links.num_ranks not in (None, schedule.num_ranks):
-        raise PipelabError(f"{schedule.name} has {schedule.num_ranks} ranks, but links are for {costs.links.num_ranks}.")
+        raise PipelabError(
+            f"{schedule.name} has {schedule.num_ranks} ranks, but links are for {costs.links.num_ranks}."
+        )
 
 
 def _durations(schedule: Schedule, costs: Costs) -> list[float]:

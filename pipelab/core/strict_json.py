@@ -1,7 +1,7 @@
 """Reading JSON from strangers, and writing it so that a crash leaves no half file.
 
-Python's own reader raises RecursionError on deep nesting, turns NaN and 1e400 into floats and keeps the last of two
-equal keys. Here each of these is refused, with the field named, before much memory is taken.
+Python's own reader raises RecursionError on deep nesting, turns NaN and 1e400 into floats and keeps the last
+of two equal keys. Here each of these is refused, with the field named, before much memory is taken.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def parse(text: str | bytes, *, max_bytes: int = MAX_BYTES, what: str = "JSON") 
     except UnicodeDecodeError as error:
         raise PipelabError(f"{what} is not UTF-8 text (byte {error.start}).") from None
     except json.JSONDecodeError as error:
-        raise PipelabError(f"{what} is no JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
+        raise PipelabError(
+            f"{what} is no JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
     except RecursionError:
         raise PipelabError(f"{what} is nested too deeply; the limit is {MAX_LEVELS} levels.") from None
     _check_numbers(data, what)
@@ -71,7 +73,9 @@ def _check_nesting(raw: bytes, what: str, max_containers: int) -> None:
     outside = np.bitwise_and(np.cumsum(plain == ord('"'), dtype=np.int32), 1) == 0
     opening = outside & ((plain == ord("[")) | (plain == ord("{")))
     if int(opening.sum()) > max_containers:
-        raise PipelabError(f"{what} has {int(opening.sum()):,} lists and objects; the limit is {max_containers:,}.")
+        raise PipelabError(
+            f"{what} has {int(opening.sum()):,} lists and objects; the limit is {max_containers:,}."
+        )
     closing = outside & ((plain == ord("]")) | (plain == ord("}")))
     steps = opening.astype(np.int8) - closing.astype(np.int8)
     depth = int(np.cumsum(steps, dtype=np.int32).max(initial=0))
@@ -107,7 +111,11 @@ def _check_numbers(data: Any, what: str) -> None:
                     stack.append((f"{where}[{n}]", item))
         elif kind is dict:
             stack.extend((f"{where}.{key[:60]}", item) for key, item in value.items())
-        elif kind in (float, int) and not -_HUGE < value < _HUGE and not (kind is float and math.isfinite(value)):
+        elif (
+            kind in (float, int)
+            and not -_HUGE < value < _HUGE
+            and not (kind is float and math.isfinite(value))
+        ):
             raise PipelabError(f"{where} is no finite number, or an integer beyond 2**63.")
 
 
@@ -126,22 +134,29 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
     return parse(raw, max_bytes=max_bytes, what=name)
 
 
-def write(path: str | os.PathLike[str], data: object, *, overwrite: bool = False) -> None:
+def write(
+    path: str | os.PathLike[str], data: object, *, overwrite: bool = False, max_bytes: int = MAX_BYTES
+) -> None:
     """Write JSON atomically: the file is there in full, or as it was before.
 
     Args:
         path: where to; its folder must exist.
         data: plain dicts, lists, strings, finite numbers, booleans and None.
         overwrite: replace a file that is there.
+        max_bytes: the longest file that will be read back.
 
     Raises:
-        PipelabError: the file exists and `overwrite` is False, or a number is not finite.
+        PipelabError: the file exists and `overwrite` is False, a number is not finite, or it is too long.
     """
     target = Path(path)
     try:
         text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     except ValueError as error:
         raise PipelabError(f"{target.name} cannot be written: {error}.") from None
+    if len(text.encode()) > max_bytes:
+        raise PipelabError(
+            f"{target.name} would have {len(text):,} bytes; at most {max_bytes:,} can be read back."
+        )
     if target.exists() and not overwrite:
         raise PipelabError(f"{target} exists. Pass overwrite=True to replace it.")
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -179,7 +194,9 @@ def fields(
         PipelabError: names the field.
     """
     if not isinstance(data, dict):
-        raise PipelabError(f"{where} must be an object with the keys {', '.join(required)}, not {_kind(data)}.")
+        raise PipelabError(
+            f"{where} must be an object with the keys {', '.join(required)}, not {_kind(data)}."
+        )
     for key in required:
         if key not in data:
             raise PipelabError(f"{where}.{key} is missing.")
@@ -239,4 +256,6 @@ def numbers(value: object, where: str) -> tuple[float, ...]:
 
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value)) or (str(value)[:40] if isinstance(value, (int, float)) else type(value).__name__)
+    return names.get(type(value)) or (
+        str(value)[:40] if isinstance(value, (int, float)) else type(value).__name__
+    )

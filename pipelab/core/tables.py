@@ -19,13 +19,18 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str =
     lines = [header, *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
     texts = [
-        "  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if k == 0 else cell.rjust(w)
+            for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     ]
     return "\n".join([text.rstrip() for text in texts] + ([note] if note else []))
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", note: str = "") -> str:
+def html_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", note: str = ""
+) -> str:
     """The same as an HTML table, every name escaped.
 
     Args:

@@ -1,7 +1,7 @@
 """When each action started and ended: the one type of simulated and of measured runs.
 
-Because both are the same type, every plot, number and test works for both, and "predicted against measured" is one
-call.
+Because both are the same type, every plot, number and test works for both, and "predicted against measured"
+is one call.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
 class Trace:
     """When each action started and ended.
 
-    The first rows are the cells of the schedule, in table order; rows of other lanes (a link that copies, a loader
-    that loads) may follow. `Trace.from_times` makes the usual trace, without other lanes.
+    The first rows are the cells of the schedule, in table order; rows of other lanes (a link that copies, a
+    loader that loads) may follow. `Trace.from_times` makes the usual trace, without other lanes.
 
     Attributes:
         schedule: what was run.
@@ -59,7 +59,8 @@ class Trace:
         label: what plots and tables call it; the schedule's name by default.
 
     Raises:
-        PipelabError: columns of different lengths, fewer rows than cells, an end before its start, an unknown clock.
+        PipelabError: columns of different lengths, fewer rows than cells, an end before its start, an unknown
+            clock.
     """
 
     schedule: Schedule
@@ -90,7 +91,9 @@ class Trace:
                 column.setflags(write=False)
             object.__setattr__(self, name, column)
         if rows < self.schedule.table.num_cells:
-            raise PipelabError(f"A trace of {self.schedule.name} has {self.schedule.table.num_cells} rows, not {rows}.")
+            raise PipelabError(
+                f"A trace of {self.schedule.name} has {self.schedule.table.num_cells} rows, not {rows}."
+            )
         if not (np.isfinite(self.end).all() and (self.start <= self.end).all()):
             row = int(np.argmin(np.isfinite(self.end) & (self.start <= self.end)))
             raise PipelabError(f"Row {row} starts at {self.start[row]} and ends at {self.end[row]}.")
@@ -121,7 +124,8 @@ class Trace:
 
         Args:
             schedule: what was run.
-            start: shape (cells,), seconds on any clock, in table order. All is shifted so that the first is 0.
+            start: shape (cells,), seconds on any clock, in table order. All is shifted so that the first is
+                0.
             end: shape (cells,), seconds.
             clock: "simulated", "virtual" or "wall".
             bytes: bytes per model stage.
@@ -206,7 +210,7 @@ class Trace:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """The columns as a pandas table, one row an action: rank, lane, kind, stage, microbatch, start, end."""
+        """The columns as a pandas table, one row an action; start and end in seconds."""
         import pandas as pd
 
         return pd.DataFrame({name.removesuffix(" [s]"): column for name, column in self.columns().items()})
@@ -266,11 +270,13 @@ class Trace:
         found = strict_json.fields(data, where, required=required, optional=("bytes",))
         schedule = Schedule.from_dict(found["schedule"], f"{where}.schedule")
         others = strict_json.fields(found["others"], f"{where}.others", required=_COLUMNS[:5])
-        extra = {n: np.array(strict_json.integers(others[n], f"{where}.others.{n}"), np.int64) for n in others}
+        extra = {
+            n: np.array(strict_json.integers(others[n], f"{where}.others.{n}"), np.int64) for n in others
+        }
         lanes = strict_json.texts(found["lanes"], f"{where}.lanes")
         limits = {"rank": schedule.num_ranks, "lane": len(lanes), "kind": len(KINDS)}
         for name, column in extra.items():
-            if len(column) and not (0 <= column.min() and column.max() < limits.get(name, 2**31)):
+            if len(column) and not (column.min() >= 0 and column.max() < limits.get(name, 2**31)):
                 raise PipelabError(f"{where}.others.{name} holds a number out of range.")
         table, cells = schedule.table, schedule.table.num_cells
         columns = {

@@ -1,8 +1,8 @@
 """Checking a schedule when it is made, and saying what is wrong with it.
 
-A schedule that passes can run to its end on any engine: every action is there once, on the rank that holds its stage,
-and the orders of the ranks never wait for each other in a circle. One that does not pass is an error that shows the
-cell; it is never a hung kernel.
+A schedule that passes can run to its end on any engine: every action is there once, on the rank that holds
+its stage, and the orders of the ranks never wait for each other in a circle. One that does not pass is an
+error that shows the cell; it is never a hung kernel.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, Kind
+from pipelab.core.actions import MAX_CELLS, ActionTable, IntArray
+from pipelab.core.deadlock import action_of, explain_deadlock, show_around
 from pipelab.core.dependencies import RESULTS, Needs, Slots, StageGraph, needs
 from pipelab.core.placement import Placement
 from pipelab.core.recurrence import Predecessors, Recurrence, StuckError, compile_recurrence
@@ -91,7 +93,7 @@ def check(name: str, table: ActionTable, placement: Placement) -> Checked:
     try:
         recurrence = compile_recurrence(table.cell_ranks, placement.num_ranks, predecessors)
     except StuckError as stuck:
-        raise PipelabError(_deadlock(name, table, stuck.heads)) from None
+        raise PipelabError(explain_deadlock(name, table, stuck.heads)) from None
     return Checked(num_microbatches, has_backward, slots, wanted, givers, predecessors, recurrence)
 
 
@@ -100,19 +102,22 @@ def _check_rows(name: str, table: ActionTable, placement: Placement) -> None:
     row = _first(table.stage >= placement.num_stages)
     if row is not None:
         raise PipelabError(
-            f"{name}: {_cell(table, row)} names stage {table.stage[row]}, but the placement has "
+            f"{name}: {action_of(table, row)} names stage {table.stage[row]}, but the placement has "
             f"{placement.num_stages} stages, counted from 0."
         )
     row = _first(table.rank >= placement.num_ranks)
     if row is not None:
-        raise PipelabError(f"{name}: there is an order for rank {table.rank[row]}, but the placement gives it no stage.")
+        raise PipelabError(
+            f"{name}: there is an order for rank {table.rank[row]}, but the placement gives it no stage."
+        )
     ranks = np.array(placement.ranks, dtype=np.int32)
     row = _first(ranks[table.stage] != table.rank)
     if row is not None:
         stage = table.stage[row]
         raise PipelabError(
-            f"{name}: {_cell(table, row)} is in the order of rank {table.rank[row]}, but stage {stage} is placed on "
-            f"rank {ranks[stage]}. Move it there, or change the placement.\n{_around(table, row)}"
+            f"{name}: {action_of(table, row)} is in the order of rank {table.rank[row]}, but stage {stage} "
+            f"is placed on rank {ranks[stage]}. Move it there, or change the placement.\n"
+            f"{show_around(table, row)}"
         )
 
 
@@ -122,7 +127,8 @@ def _check_chains(name: str, table: ActionTable, placement: Placement, slots: Sl
     if row is not None:
         chain = placement.chain_of_stage(int(table.stage[row]))
         raise PipelabError(
-            f"{name}: {_cell(table, row)} runs in chain {chain}, which takes micro-batches {first[row]} to {last[row]}."
+            f"{name}: {action_of(table, row)} runs in chain {chain}, which takes micro-batches "
+            f"{first[row]} to {last[row]}."
         )
 
 
@@ -144,7 +150,8 @@ def _check_doubled(name: str, table: ActionTable, kept: IntArray) -> None:
     row = _first(kept != np.arange(table.num_rows))
     if row is not None:
         raise PipelabError(
-            f"{name}: rank {table.rank[row]} has {_cell(table, row)} twice. Remove one.\n{_around(table, int(kept[row]))}"
+            f"{name}: rank {table.rank[row]} has {action_of(table, row)} twice. Remove one.\n"
+            f"{show_around(table, int(kept[row]))}"
         )
 
 
@@ -156,23 +163,29 @@ def _check_kinds(name: str, table: ActionTable, slots: Slots) -> bool:
     if slot is not None:
         s, i = slots.find(slot)
         other = "I" if there[_I, slot] else "W"
-        raise PipelabError(f"{name}: both {s}B{i} and {s}{other}{i} are there. B is I and W in one; keep one form.")
+        raise PipelabError(
+            f"{name}: both {s}B{i} and {s}{other}{i} are there. B is I and W in one; keep one form."
+        )
     slot = _first(there[_I] != there[_W])
     if slot is not None:
         s, i = slots.find(slot)
         has, lacks = ("I", "W") if there[_I, slot] else ("W", "I")
-        raise PipelabError(f"{name}: {s}{has}{i} is there but {s}{lacks}{i} is missing. Add it, or use {s}B{i}.")
+        raise PipelabError(
+            f"{name}: {s}{has}{i} is there but {s}{lacks}{i} is missing. Add it, or use {s}B{i}."
+        )
     backward = split | whole
     if backward.any() and not backward.all():
         (s, i), (t, j) = slots.find(int(np.argmin(backward))), slots.find(int(np.argmax(backward)))
         raise PipelabError(
-            f"{name}: {s}B{i} is missing (there is no backward of stage {s} for micro-batch {i}), though micro-batch "
-            f"{j} of stage {t} has one. Give every stage and micro-batch a backward, or none."
+            f"{name}: {s}B{i} is missing (stage {s} has no backward for micro-batch {i}), though stage {t} "
+            f"has one for micro-batch {j}. Give every stage and micro-batch a backward, or none."
         )
     slot = _first(there[_U] & ~backward)
     if slot is not None:
         s, i = slots.find(slot)
-        raise PipelabError(f"{name}: {s}U{i} updates stage {s} after micro-batch {i}, which has no backward there.")
+        raise PipelabError(
+            f"{name}: {s}U{i} updates stage {s} after micro-batch {i}, which has no backward there."
+        )
     return bool(backward.any())
 
 
@@ -180,9 +193,12 @@ def _check_given(name: str, table: ActionTable, wanted: Needs, givers: IntArray)
     line = _first(givers < 0)
     if line is not None:
         kinds = " or ".join(
-            f"{wanted.stage[line]}{kind}{wanted.microbatch[line]}" for kind in RESULTS[int(wanted.result[line])]
+            f"{wanted.stage[line]}{kind}{wanted.microbatch[line]}"
+            for kind in RESULTS[int(wanted.result[line])]
         )
-        raise PipelabError(f"{name}: {_cell(table, int(wanted.row[line]))} needs {kinds}, which is missing.")
+        raise PipelabError(
+            f"{name}: {action_of(table, int(wanted.row[line]))} needs {kinds}, which is missing."
+        )
 
 
 def _check_own_order(name: str, table: ActionTable, wanted: Needs, givers: IntArray, wrong: IntArray) -> None:
@@ -191,73 +207,19 @@ def _check_own_order(name: str, table: ActionTable, wanted: Needs, givers: IntAr
         return
     line = lines[np.argmin(wanted.row[lines])]
     row, giver = int(wanted.row[line]), int(givers[line])
-    action, need = _member(table, row), _member(table, giver)
+    action, need = action_of(table, row), action_of(table, giver)
     if table.cells[row] == table.cells[giver]:
         raise PipelabError(
             f"{name}: rank {table.rank[row]} overlaps {action} with {need}, which it needs first. "
-            f"Put {need} into an earlier cell.\n{_around(table, row)}"
+            f"Put {need} into an earlier cell.\n{show_around(table, row)}"
         )
     raise PipelabError(
         f"{name}: rank {table.rank[row]} wants to run {action} but {need} never comes before it. "
-        f"Put {need} earlier.\n{_around(table, row)}"
+        f"Put {need} earlier.\n{show_around(table, row)}"
     )
 
 
-def _deadlock(name: str, table: ActionTable, heads: dict[int, tuple[int, int]]) -> str:
-    """Follow who waits for whom from the lowest stuck rank until a rank comes again: that is the circle."""
-    rank_of = table.cell_ranks
-    path: list[int] = []
-    rank = min(heads)
-    while rank not in path:
-        path.append(rank)
-        rank = int(rank_of[heads[rank][1]])
-    circle = path[path.index(rank) :]
-    circle = circle[circle.index(min(circle)) :] + circle[: circle.index(min(circle))]
-    action, first_need = (str(table.action(cell)) for cell in heads[circle[0]])
-    lines = [
-        f"{name}: rank {circle[0]} wants to run {action} but {first_need} never comes before it: "
-        f"{len(circle)} ranks wait for each other."
-    ]
-    remedy = first_need
-    for rank in circle:
-        cell, need = heads[rank]
-        other = int(rank_of[need])
-        behind = heads[other][0]
-        lines.append(f"  rank {rank}: {table.action(cell)} waits for {table.action(need)} of rank {other}")
-        if behind != need:
-            lines[-1] += f", which stands behind {table.action(behind)}"
-            remedy = str(table.action(need))
-    first_row = int(table.first_rows[heads[circle[0]][0]])
-    return "\n".join([*lines, f"Put {remedy} earlier.", _around(table, first_row)])
-
-
-def _first(wrong: IntArray) -> int | None:
+def _first(wrong: npt.NDArray[np.bool_]) -> int | None:
     """The first position where something is wrong."""
     position = int(np.argmax(wrong)) if len(wrong) else 0
     return position if len(wrong) and wrong[position] else None
-
-
-def _member(table: ActionTable, row: int) -> Action:
-    return Action(Kind(KINDS[table.kind[row]]), int(table.stage[row]), int(table.microbatch[row]))
-
-
-def _cell(table: ActionTable, row: int) -> str:
-    return str(_member(table, row))
-
-
-def _around(table: ActionTable, row: int, margin: int = 4, max_ranks: int = 8) -> str:
-    """The orders around one cell, with the cell in brackets: each rank's cells at about the same position."""
-    cell, rank = int(table.cells[row]), int(table.rank[row])
-    rank_of = table.cell_ranks
-    position = cell - int(np.searchsorted(rank_of, rank))
-    num_ranks = int(rank_of[-1]) + 1
-    low = max(0, min(rank - max_ranks // 2, num_ranks - max_ranks))
-    lines = []
-    for r in range(low, min(num_ranks, low + max_ranks)):
-        start, stop = np.searchsorted(rank_of, [r, r + 1])
-        window = range(max(start, start + position - margin), min(stop, start + position + margin + 1))
-        cells = [f"[{table.action(c)}]" if c == cell else f" {table.action(c)} " for c in window]
-        before = "..." if window and window.start > start else "   "
-        after = "..." if window and window.stop < stop else ""
-        lines.append(f"  rank {r}:{before}{''.join(cells)}{after}")
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The few distinct durations and transfers that a schedule of many cells has.
 
-A step of 131,072 cells over 64 stages has 128 durations: one for the forward and one for the backward of each stage.
-Costs are looked up once per class, not once per cell.
+A step of 131,072 cells over 64 stages has 128 durations: one for the forward and one for the backward of each
+stage. Costs are looked up once per class, not once per cell.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Workload:
         key = table.kind.astype(np.int64) * placement.num_stages + model_stage[table.stage]
         works, of_cell = _overlaps(key, table) if table.has_overlaps else _plain(key)
         named: list[Work] = [
-            tuple((KINDS[k // placement.num_stages], k % placement.num_stages) for k in members) for members in works
+            tuple((KINDS[k // placement.num_stages], k % placement.num_stages) for k in members)
+            for members in works
         ]
         which = np.append(of_cell, len(named))[recurrence.work]
         hops: list[Hop] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pipelab.core.actions import MAX_CELLS, _index
+from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import interleaved, linear
 from pipelab.core.schedules.info import ScheduleInfo
@@ -56,18 +56,19 @@ def schedule(
     if v < least or (most is not None and v > most):
         takers = [n for n, i in SCHEDULES.items() if i.stages_per_rank[0] <= v <= (i.stages_per_rank[1] or v)]
         raise PipelabError(
-            f"{name} takes stages_per_rank={least}, not {v}. Schedules that take {v}: {', '.join(takers) or 'none'}."
+            f"{name} takes stages_per_rank={least}, not {v}. "
+            f"Schedules that take {v}: {', '.join(takers) or 'none'}."
         )
     if p * m * v > MAX_CELLS:
         raise PipelabError(
-            f"{name} with {p:,} ranks, {m:,} micro-batches and {v:,} stages per rank has at least {p * m * v:,} cells; "
-            f"the limit is {MAX_CELLS:,} (2**22)."
+            f"{name} with {p:,} ranks, {m:,} micro-batches and {v:,} stages per rank has at least "
+            f"{p * m * v:,} cells; the limit is {MAX_CELLS:,} (2**22)."
         )
     return info.builder(p, m, v, **options)
 
 
 def _size(name: str, value: int) -> int:
-    number = _index(name, value)
+    number = as_index(name, value)
     if number < 1:
         raise PipelabError(f"{name} is {number}; it must be at least 1.")
     return number

@@ -1,7 +1,8 @@
 """Schedules of several stages a rank, looped: interleaved 1F1B, and forward only.
 
-Rank r holds the stages r, p+r, 2p+r, ...: v chunks. Micro-batches go through in groups: the whole group through the
-first chunk, then through the second, and so on (depth first). The bubble shrinks by v, the messages grow by v.
+Rank r holds the stages r, p+r, 2p+r, ...: v chunks. Micro-batches go through in groups: the whole group
+through the first chunk, then through the second, and so on (depth first). The bubble shrinks by v, the
+messages grow by v.
 
     p = 2, v = 2, m = 4, forwards of rank 0:   0F0 0F1 | 2F0 2F1 | 0F2 0F3 | 2F2 2F3
 """
@@ -23,9 +24,9 @@ __all__ = ["FAMILY"]
 def _groups(num_ranks: int, num_microbatches: int) -> IntArray:
     """Shape (rounds,): how many micro-batches go together.
 
-    The paper wants m mod p = 0 and groups of p. In general there are max(1, m // p) groups, as even as can be and the
-    larger ones first, so that no group is smaller than p unless m is: a rank then always has a next forward that can
-    have arrived. Where torch takes the sizes, its groups are these.
+    The paper wants m mod p = 0 and groups of p. In general there are max(1, m // p) groups, as even as can be
+    and the larger ones first, so that no group is smaller than p unless m is: a rank then always has a next
+    forward that can have arrived. Where torch takes the sizes, its groups are these.
     """
     rounds = max(1, num_microbatches // num_ranks)
     return np.full(rounds, num_microbatches // rounds) + (np.arange(rounds) < num_microbatches % rounds)
@@ -79,7 +80,7 @@ FAMILY = (
         family="looped",
         paper="Megatron-LM, arXiv 2104.04473, section 2.2",
         constraint="m mod p = 0 in the paper; here any m",
-        formulas="m mod p = 0: idle (p-1)(F+B of a rank)/v per rank; peak min(m v, (v-1)p + 2(p-1-r) + 1) chunks",
+        formulas="at m mod p = 0: idle (p-1)(F+B of a rank)/v; peak min(m v, (v-1)p + 2(p-1-r) + 1) chunks",
         description="1F1B over v chunks a rank: a bubble v times smaller for v times the messages.",
         builder=_interleaved,
         stages_per_rank=(1, None),

@@ -1,8 +1,8 @@
 """Schedules of one stage a rank: naive, GPipe, 1F1B, eager 1F1B.
 
-They differ only in how many forwards a rank runs before its first backward; see `warmup`. Under uniform costs and
-without latency GPipe, 1F1B and eager 1F1B take the same time, (m+p-1)(F+B): what differs is the peak of activations,
-and what latency does to them.
+They differ only in how many forwards a rank runs before its first backward; see `warmup`. Under uniform costs
+and without latency GPipe, 1F1B and eager 1F1B take the same time, (m+p-1)(F+B): what differs is the peak of
+activations, and what latency does to them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FAMILY = (
         paper="",
         constraint="",
         formulas="makespan m p (F+B); peak 1",
-        description="Model parallelism without a pipeline: one micro-batch at a time through all ranks and back.",
+        description="Model parallelism without a pipeline: one micro-batch at a time, there and back.",
         builder=_naive,
     ),
     ScheduleInfo(
@@ -61,7 +61,7 @@ FAMILY = (
         paper="GPipe, arXiv 1811.06965",
         constraint="",
         formulas="idle (p-1)(F+B) per rank; bubble fraction (p-1)/(m+p-1); peak m",
-        description="All forwards, then all backwards: simple, and holds every micro-batch's activations at once.",
+        description="All forwards, then all backwards: simple, but holds all activations at once.",
         builder=_gpipe,
     ),
     ScheduleInfo(
@@ -70,7 +70,7 @@ FAMILY = (
         paper="PipeDream-Flush, arXiv 2104.04473 and DAPPLE, arXiv 2007.01045",
         constraint="",
         formulas="idle (p-1)(F+B) per rank; bubble fraction (p-1)/(m+p-1); peak min(m, p-r)",
-        description="One forward, one backward in turn: GPipe's bubble with at most p micro-batches in flight.",
+        description="One forward, one backward in turn: GPipe's bubble, at most p micro-batches in flight.",
         builder=_one_forward_one_backward,
     ),
     ScheduleInfo(

@@ -1,6 +1,7 @@
 """The shape that all schedules of forwards and full backwards share.
 
-A rank runs w forwards (the warm-up), then one forward and one backward in turn, then the backwards that are left:
+A rank runs w forwards (the warm-up), then one forward and one backward in turn, then the backwards that are
+left:
 
     w = 0   F B F B F B          one micro-batch at a time
     w = 2   F F F B F B ... B B  one forward, one backward

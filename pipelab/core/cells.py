@@ -1,0 +1,84 @@
+"""Reading the cells of a whole schedule at once, straight into columns.
+
+A file of 5 MB holds about a million cells. Made into one `Action` each they would take some seconds and
+hundreds of megabytes; a line of plain cells is checked by one regular expression and read by numpy. A line
+with overlaps, or with something wrong in it, is read cell by cell.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelab.core.actions import CODES, MAX_CELLS, Action, ActionTable, IntArray
+from pipelab.errors import PipelabError
+
+__all__ = ["read_cells"]
+
+_NUMBER = "(?:0|[1-9][0-9]{0,6})"
+_PLAIN_LINE = re.compile(f"(?:{_NUMBER}[FIWBU]{_NUMBER}(?: |$))*+")
+_NUMBERS_ONLY = str.maketrans("FIWBU", "     ")
+_CODE_OF_BYTE = np.zeros(256, dtype=np.uint8)
+for _kind, _code in CODES.items():
+    _CODE_OF_BYTE[ord(_kind.value[0])] = _code
+
+
+def read_cells(lines: Sequence[str], names: Sequence[str]) -> ActionTable:
+    """Read cells such as "0F0 0F1 0B0", one line a rank.
+
+    Args:
+        lines: for each rank its cells with one or more spaces between.
+        names: what each line is, for messages.
+
+    Raises:
+        PipelabError: something that is no cell, or too many cells.
+    """
+    parts: list[IntArray] = []
+    next_cell = 0
+    for rank, (line, name) in enumerate(zip(lines, names, strict=True)):
+        try:
+            columns = _read_plain(line) if _PLAIN_LINE.fullmatch(line) else _read_any(line)
+        except PipelabError as error:
+            raise PipelabError(f"{name}: {error}") from None
+        columns[3] = rank
+        columns[4] += next_cell
+        next_cell = int(columns[4, -1]) + 1 if columns.shape[1] else next_cell
+        if next_cell > MAX_CELLS:
+            raise PipelabError(f"The orders have more than {MAX_CELLS:,} cells (2**22), the limit.")
+        parts.append(columns)
+    kind, stage, microbatch, on_rank, cell = (
+        np.concatenate(parts, axis=1) if parts else np.empty((5, 0), np.int32)
+    )
+    return ActionTable(kind, stage, microbatch, on_rank, cell)
+
+
+def _read_plain(line: str) -> IntArray:
+    """Shape (5, cells): kind, stage, micro-batch, rank (not yet), cell."""
+    letters = np.frombuffer(line.encode(), dtype=np.uint8)
+    kinds = _CODE_OF_BYTE[letters[letters >= ord("A")]]
+    columns = np.empty((5, len(kinds)), dtype=np.int32)
+    numbers = (
+        np.fromstring(line.translate(_NUMBERS_ONLY), dtype=np.int32, sep=" ")
+        if len(kinds)
+        else columns[:0, 0]
+    )
+    columns[0], columns[1], columns[2] = kinds, numbers[::2], numbers[1::2]
+    columns[4] = np.arange(len(kinds))
+    return columns
+
+
+def _read_any(line: str) -> IntArray:
+    """The same, cell by cell, with overlaps; it stops at the first cell that is wrong."""
+    values = array("i")
+    for cell, match in enumerate(re.finditer(r"\S+", line)):
+        action = Action.parse(match[0])
+        for member in action.members or (action,):
+            if member.stage > MAX_CELLS or member.microbatch > MAX_CELLS:
+                raise PipelabError(
+                    f"{action} is refused: stages and micro-batches go up to {MAX_CELLS:,} (2**22)."
+                )
+            values.extend((CODES[member.kind], member.stage, member.microbatch, 0, cell))
+    return np.array(values, dtype=np.int32).reshape(-1, 5).T.copy()

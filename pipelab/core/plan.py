@@ -1,0 +1,215 @@
+"""A plan: all that an engine needs, in one value that is saved as strict JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pipelab.core import strict_json
+from pipelab.core.actions import as_index
+from pipelab.core.costs import Links
+from pipelab.core.schedule import Schedule
+from pipelab.core.split import Split
+from pipelab.errors import PipelabError
+
+__all__ = ["Devices", "Plan", "VirtualDevices", "load", "virtual"]
+
+
+@dataclass(frozen=True)
+class VirtualDevices:
+    """Devices that are not there: actions really run, one at a time, then placed on as many as one likes.
+
+    Attributes:
+        count: how many devices, one a rank.
+        threads: how many CPU threads each action may use while it runs.
+        device: the one real device that runs every action.
+
+    Raises:
+        PipelabError: less than 1.
+    """
+
+    count: int
+    threads: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("count", "threads"):
+            value = as_index(name, getattr(self, name))
+            if not 1 <= value <= 2**20:
+                raise PipelabError(f"{name} is {value}; it must be from 1 to {2**20:,}.")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "device", _device_name(str(self.device)))
+
+
+def virtual(count: int, threads: int = 1, device: str = "cpu") -> VirtualDevices:
+    """Run on virtual devices: real gradients and an honest timeline of `count` devices on a laptop.
+
+    Args:
+        count: how many devices, one a rank.
+        threads: how many CPU threads each action may use.
+        device: the one real device that runs every action, such as "cpu", "cuda:0" or "mps".
+
+    Example:
+        >>> virtual(8)
+        VirtualDevices(count=8, threads=1, device='cpu')
+    """
+    return VirtualDevices(count, threads, device)
+
+
+Devices = str | tuple[str, ...] | VirtualDevices
+"""The text "auto", the name of a device for each rank, or virtual devices."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an engine needs: which stages, in which order, where.
+
+    Attributes:
+        split: the cut points; as many stages as the schedule has model stages.
+        schedule: the order of each rank.
+        devices: "auto", one name a rank such as ("cuda:0", "cuda:1"), or `virtual(count)`.
+        links: the links between ranks, for predictions; None when they are not known.
+
+    Example:
+        >>> import pipelab as pp
+        >>> one = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+        >>> Plan(Split(["blocks.3"]), one).devices
+        'auto'
+
+    Raises:
+        PipelabError: parts that do not fit each other.
+    """
+
+    split: Split
+    schedule: Schedule
+    devices: Devices = "auto"
+    links: Links | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("split", Split), ("schedule", Schedule)):
+            if not isinstance(getattr(self, name), kind):
+                found = type(getattr(self, name)).__name__
+                raise TypeError(f"{name} must be a {kind.__name__}, not {found}.")
+        if self.links is not None and not isinstance(self.links, Links):
+            raise TypeError(f"links must be Links or None, not {type(self.links).__name__}.")
+        object.__setattr__(self, "devices", _devices(self.devices))
+        wanted = self.schedule.num_model_stages
+        if self.split.num_stages != wanted:
+            raise PipelabError(
+                f"The split has {self.split.num_stages} stages, but {self.schedule.name} wants {wanted}. "
+                f"Use a split with {wanted - 1} cuts."
+            )
+        ranks = self.schedule.num_ranks
+        count = self.num_devices
+        if count not in (None, ranks):
+            raise PipelabError(f"devices names {count} devices, but {self.schedule.name} has {ranks} ranks.")
+        if self.links is not None and self.links.num_ranks not in (None, ranks):
+            raise PipelabError(f"links are for {self.links.num_ranks} ranks, but the schedule has {ranks}.")
+
+    @property
+    def num_devices(self) -> int | None:
+        """How many devices are named; None for "auto"."""
+        if isinstance(self.devices, VirtualDevices):
+            return self.devices.count
+        return None if isinstance(self.devices, str) else len(self.devices)
+
+    def __str__(self) -> str:
+        if isinstance(self.devices, VirtualDevices):
+            where = f"{self.devices.count} virtual devices on {self.devices.device}"
+        else:
+            where = self.devices if isinstance(self.devices, str) else ", ".join(self.devices)
+        return f"plan: {self.split}; devices: {where}\n{self.schedule}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, ready for JSON."""
+        devices: object = self.devices
+        if isinstance(self.devices, VirtualDevices):
+            devices = {
+                "virtual": self.devices.count,
+                "threads": self.devices.threads,
+                "device": self.devices.device,
+            }
+        elif isinstance(self.devices, tuple):
+            devices = list(self.devices)
+        return {
+            "pipelab": "plan",
+            "version": 1,
+            "split": self.split.to_dict(),
+            "schedule": self.schedule.to_dict(),
+            "devices": devices,
+            "links": None if self.links is None else self.links.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "plan") -> Plan:
+        """Read what `to_dict` wrote; unknown keys and wrong types are refused.
+
+        Raises:
+            PipelabError: names the field.
+        """
+        required = ("pipelab", "version", "split", "schedule", "devices")
+        found = strict_json.fields(data, where, required=required, optional=("links",))
+        if found["pipelab"] != "plan" or found["version"] != 1:
+            raise PipelabError(
+                f"{where} is no plan of version 1 (its keys pipelab and version say what it is)."
+            )
+        links = found.get("links")
+        return cls(
+            Split.from_dict(found["split"], f"{where}.split"),
+            Schedule.from_dict(found["schedule"], f"{where}.schedule"),
+            _read_devices(found["devices"], f"{where}.devices"),
+            None if links is None else Links.from_dict(links, f"{where}.links"),
+        )
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the plan as JSON, atomically.
+
+        Args:
+            path: where to.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or the plan is longer than `load` would
+                read.
+        """
+        strict_json.write(path, self.to_dict(), overwrite=overwrite)
+
+
+def load(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan that `Plan.save` wrote. The file may come from a stranger: all in it is checked.
+
+    Args:
+        path: a JSON file of at most 5 MB.
+
+    Raises:
+        PipelabError: names the field that is wrong.
+        OSError: the file cannot be read.
+    """
+    return Plan.from_dict(strict_json.read(path))
+
+
+def _devices(devices: str | Iterable[str] | VirtualDevices) -> Devices:
+    if isinstance(devices, VirtualDevices) or devices == "auto":
+        return devices
+    if isinstance(devices, str):
+        raise PipelabError(f'devices is {devices!r}; it must be "auto", one name a rank, or virtual(count).')
+    return tuple(_device_name(str(device)) for device in devices)
+
+
+def _device_name(name: str) -> str:
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        raise PipelabError(f"{name[:40]!r} is not the name of a device, such as 'cpu' or 'cuda:0'.")
+    return name
+
+
+def _read_devices(value: object, where: str) -> Devices:
+    if isinstance(value, dict):
+        found = strict_json.fields(value, where, required=("virtual",), optional=("threads", "device"))
+        return VirtualDevices(
+            strict_json.integer(found["virtual"], f"{where}.virtual"),
+            strict_json.integer(found.get("threads", 1), f"{where}.threads"),
+            strict_json.text(found.get("device", "cpu"), f"{where}.device"),
+        )
+    return strict_json.text(value, where) if isinstance(value, str) else strict_json.texts(value, where)

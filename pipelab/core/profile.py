@@ -1,0 +1,273 @@
+"""What each layer of a model costs, as a function of the micro-batch size.
+
+A profile is measured at two or more sizes and keeps a straight line per layer and kind: seconds = a + b n.
+The fixed part a is why many small micro-batches do not cost the same as a few large ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelab.core import strict_json
+from pipelab.core.actions import as_index
+from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.quantities import as_bytes, as_seconds
+from pipelab.core.recurrence import FloatArray
+from pipelab.core.split import Split
+from pipelab.core.tables import html_table, text_table
+from pipelab.errors import PipelabError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Affine", "Profile"]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A straight line in the micro-batch size n: fixed + per_sample n.
+
+    Attributes:
+        fixed: at n = 0, in seconds or bytes. A fit may make it negative.
+        per_sample: for each sample.
+
+    Example:
+        >>> Affine(1.0, 0.5).at(4)
+        3.0
+
+    Raises:
+        PipelabError: a number that is not finite.
+    """
+
+    fixed: float
+    per_sample: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("fixed", "per_sample"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not math.isfinite(value):
+                raise PipelabError(f"{name} is {value!r}; it must be a finite number.")
+            object.__setattr__(self, name, float(value))
+
+    def at(self, size: float) -> float:
+        """The value at micro-batch size `size`; never below 0, whatever the fit says."""
+        return max(0.0, self.fixed + self.per_sample * size)
+
+
+_LINES = ("forward", "input_grad", "weight_grad", "activation_bytes", "output_bytes")
+
+
+@dataclass(frozen=True, repr=False)
+class Profile:
+    """What each layer of a model costs, as a function of the micro-batch size.
+
+    Attributes:
+        layers: module names, in the order of their first call.
+        forward: seconds of F for each layer.
+        input_grad: seconds of I for each layer.
+        weight_grad: seconds of W for each layer.
+        parameter_bytes: bytes of the parameters of each layer.
+        activation_bytes: bytes kept from forward to backward, for one micro-batch.
+        output_bytes: bytes of each layer's output, for one micro-batch.
+        batch_size: samples in the example batch; the micro-batch size where none is given.
+        measured_sizes: the sizes that were measured.
+        device: where it was measured.
+        notes: what to know about the numbers.
+
+    Raises:
+        PipelabError: a doubled layer, columns of different lengths, no layer at all.
+    """
+
+    layers: tuple[str, ...]
+    forward: tuple[Affine, ...]
+    input_grad: tuple[Affine, ...]
+    weight_grad: tuple[Affine, ...]
+    parameter_bytes: tuple[int, ...]
+    activation_bytes: tuple[Affine, ...]
+    output_bytes: tuple[Affine, ...]
+    batch_size: int
+    measured_sizes: tuple[int, ...]
+    device: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("layers", *_LINES, "parameter_bytes", "measured_sizes", "notes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.layers:
+            raise PipelabError("A profile needs at least one layer.")
+        if len(set(self.layers)) != len(self.layers):
+            doubled = next(name for n, name in enumerate(self.layers) if name in self.layers[:n])
+            raise PipelabError(f"Layer {doubled!r} is there twice.")
+        for name in (*_LINES, "parameter_bytes"):
+            if len(getattr(self, name)) != len(self.layers):
+                raise PipelabError(
+                    f"{name} has {len(getattr(self, name))} entries for {len(self.layers)} layers."
+                )
+        for name in _LINES:
+            if not all(isinstance(line, Affine) for line in getattr(self, name)):
+                raise TypeError(f"{name} must hold an Affine for each layer.")
+        if min(self.parameter_bytes) < 0:
+            raise PipelabError(f"parameter_bytes holds {min(self.parameter_bytes)}; bytes are not negative.")
+        object.__setattr__(self, "batch_size", _size(self.batch_size))
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers there are."""
+        return len(self.layers)
+
+    def seconds(self, batch_size: int | None = None) -> FloatArray:
+        """Shape (layers,): seconds of F + I + W of each layer.
+
+        Args:
+            batch_size: the micro-batch size; None takes `self.batch_size`.
+        """
+        size = self._size(batch_size)
+        lines = zip(self.forward, self.input_grad, self.weight_grad, strict=True)
+        return np.array([sum(line.at(size) for line in three) for three in lines])
+
+    def stages(self, split: Split) -> tuple[slice, ...]:
+        """Which layers form which stage.
+
+        Args:
+            split: cuts at names of `layers`, or of modules that contain some of them.
+
+        Raises:
+            PipelabError: a cut that is no layer here, is out of order, or leaves a stage without layers.
+        """
+        starts = [0]
+        for cut in split.cuts:
+            start = self._find(cut)
+            if start <= starts[-1]:
+                where = (
+                    "the model's first layer" if start == 0 else f"at or before {self.layers[starts[-1]]!r}"
+                )
+                raise PipelabError(
+                    f"The cut {cut!r} is {where}, so a stage before it would have no layers. "
+                    "Give the cuts in the order in which the model calls the layers."
+                )
+            starts.append(start)
+        return tuple(slice(a, b) for a, b in zip(starts, [*starts[1:], self.num_layers], strict=True))
+
+    def _find(self, cut: str) -> int:
+        for number, name in enumerate(self.layers):
+            if name == cut or name.startswith(f"{cut}."):
+                return number
+        near = nearest(cut, self.layers) or list(self.layers[:3])
+        raise PipelabError(
+            f"The cut {cut!r} is no layer of this profile; near it: {', '.join(map(repr, near))}."
+        )
+
+    def costs(self, split: Split, batch_size: int | None = None, links: Links | None = None) -> Costs:
+        """What each stage of a split costs.
+
+        Args:
+            split: the cut points.
+            batch_size: samples per micro-batch; None takes `self.batch_size`. At a fixed batch, twice as many
+                micro-batches are half as large each.
+            links: the links between ranks; None is free links.
+
+        Returns:
+            Seconds and bytes per stage: those of its layers summed; its output is that of its last layer.
+        """
+        size, stages = self._size(batch_size), self.stages(split)
+
+        def total(lines: Sequence[Affine]) -> tuple[float, ...]:
+            return tuple(math.fsum(line.at(size) for line in lines[stage]) for stage in stages)
+
+        held = StageBytes(
+            parameters=tuple(sum(self.parameter_bytes[stage]) for stage in stages),
+            activations=total(self.activation_bytes),
+            outputs=tuple(self.output_bytes[stage.stop - 1].at(size) for stage in stages),
+        )
+        seconds = (total(self.forward), total(self.input_grad), total(self.weight_grad))
+        return Costs(*seconds, bytes=held, links=links or Links(), microbatch_size=size)
+
+    def _size(self, batch_size: int | None) -> int:
+        return self.batch_size if batch_size is None else _size(batch_size)
+
+    def _rows(self) -> tuple[list[str], list[list[str]], str]:
+        header = ["layer", "F", "I", "W", "parameters", "activations", "output"]
+        rows = []
+        for n, name in enumerate(self.layers):
+            forward, input_grad, weight_grad, kept, output = (
+                getattr(self, x)[n].at(self.batch_size) for x in _LINES
+            )
+            seconds = [as_seconds(x) for x in (forward, input_grad, weight_grad)]
+            rows.append([name, *seconds, *(as_bytes(x) for x in (self.parameter_bytes[n], kept, output))])
+        sizes = ", ".join(map(str, self.measured_sizes))
+        note = f"at {self.batch_size} samples; measured at {sizes} on {self.device}"
+        return header, rows, " ".join([note, *self.notes])
+
+    def __str__(self) -> str:
+        return text_table(*self._rows())
+
+    def __repr__(self) -> str:
+        step = as_seconds(float(self.seconds().sum()))
+        return f"<Profile: {self.num_layers} layers, {step} for {self.batch_size} samples on {self.device}>"
+
+    def _repr_html_(self) -> str:
+        header, rows, note = self._rows()
+        return html_table(header, rows, note=note)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer at `batch_size`: seconds and bytes, units in the names of the columns."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"layer": self.layers}
+        for name, unit in zip(_LINES, ("s", "s", "s", "bytes", "bytes"), strict=True):
+            label = f"{name.removesuffix('_bytes').replace('_', ' ')} [{unit}]"
+            columns[label] = [line.at(self.batch_size) for line in getattr(self, name)]
+        columns["parameters [bytes]"] = self.parameter_bytes
+        return pd.DataFrame(columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The profile as plain values, ready for JSON; a line is [fixed, per_sample]."""
+        data: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("layers", "measured_sizes", "notes")
+        }
+        for name in _LINES:
+            data[name] = [[line.fixed, line.per_sample] for line in getattr(self, name)]
+        data["parameter_bytes"] = list(self.parameter_bytes)
+        return {**data, "batch_size": self.batch_size, "device": self.device}
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "profile") -> Profile:
+        """Read what `to_dict` wrote; unknown keys and wrong types are refused.
+
+        Raises:
+            PipelabError: names the field.
+        """
+        required = ("layers", *_LINES, "parameter_bytes", "batch_size", "measured_sizes", "device")
+        found = strict_json.fields(data, where, required=required, optional=("notes",))
+        lines = {name: _read_lines(found[name], f"{where}.{name}") for name in _LINES}
+        return cls(
+            layers=strict_json.texts(found["layers"], f"{where}.layers"),
+            **lines,
+            parameter_bytes=strict_json.integers(found["parameter_bytes"], f"{where}.parameter_bytes"),
+            batch_size=strict_json.integer(found["batch_size"], f"{where}.batch_size"),
+            measured_sizes=strict_json.integers(found["measured_sizes"], f"{where}.measured_sizes"),
+            device=strict_json.text(found["device"], f"{where}.device"),
+            notes=strict_json.texts(found.get("notes", []), f"{where}.notes"),
+        )
+
+
+def _size(value: int) -> int:
+    size = as_index("batch_size", value)
+    if size < 1:
+        raise PipelabError(f"batch_size is {size}; it must be at least 1.")
+    return size
+
+
+def _read_lines(value: object, where: str) -> tuple[Affine, ...]:
+    lines = []
+    for n, item in enumerate(strict_json.items(value, where)):
+        pair = strict_json.numbers(item, f"{where}[{n}]")
+        if len(pair) != 2:
+            raise PipelabError(f"{where}[{n}] must be [fixed, per_sample], not {len(pair)} numbers.")
+        lines.append(Affine(*pair))
+    return tuple(lines)
