@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipelab.plots.palette import HATCH, IDLE, INK, INKS, LEGEND, PAINTS
@@ -30,10 +32,15 @@ class TimelineArtists:
 
     Attributes:
         axes: where.
+
+    Args:
+        axes: where.
+        most_polygons: with more boxes they are painted pixel by pixel, which is faster and hardly looks different.
     """
 
-    def __init__(self, axes: Axes) -> None:
+    def __init__(self, axes: Axes, most_polygons: int = 4096) -> None:
         self.axes = axes
+        self._most_polygons = most_polygons
         self._idle = PolyCollection([], facecolors=IDLE, edgecolors=HATCH, linewidths=0.0, hatch="////", zorder=1)
         self._boxes = PolyCollection([], edgecolors="white", linewidths=0.5, zorder=2)
         self._numbers = PathCollection([], linewidths=0.0, offset_transform=axes.transData, zorder=3)
@@ -54,17 +61,15 @@ class TimelineArtists:
         axes.set_xlim(0.0, scene.stop)
         axes.set_ylim(scene.bottom_y, min(first, float(scene.row_y.min(initial=0.5)) - 0.5))
         pixels_wide, pixels_high = _pixels(axes)
-        crowded = scene.crowded(pixels_wide)
+        crowded = scene.crowded(pixels_wide, self._most_polygons)
         self._show_raster(scene if crowded else None)
         self._idle.set_visible(not crowded)
         self._boxes.set_visible(not crowded)
-        if crowded:
-            self._numbers.set_visible(False)
-        else:
+        if not crowded:
             self._idle.set_verts(scene.spans())
             self._boxes.set_verts(scene.boxes())
             self._boxes.set_facecolor(np.array(PAINTS)[scene.paint])
-            self._show_numbers(scene, pixels_wide, pixels_high)
+        self._show_numbers(scene, pixels_wide, pixels_high)
         self._show_headers(scene, headers)
         show_rows(axes, scene.row_y, scene.row_labels)
         show_seconds(axes, scene.stop)
@@ -85,7 +90,7 @@ class TimelineArtists:
         per_point = _dots_per_inch(self.axes) / 72.0
         rows = abs(np.subtract(*self.axes.get_ylim()))
         box_points = (scene.end - scene.start) * pixels_wide / scene.stop / per_point
-        digits = np.char.str_len(scene.number.astype(str)) if len(scene.number) else np.zeros(0)
+        digits = 1 + np.floor(np.log10(np.maximum(scene.number, 1)))
         tall = (scene.bottom - scene.top) * pixels_high / rows / per_point >= NUMBER_POINTS + 1
         fits = np.flatnonzero(tall & (box_points >= 0.62 * NUMBER_POINTS * digits + 2))
         self._numbers.set_visible(bool(len(fits)))
@@ -129,29 +134,28 @@ def show_seconds(axes: Axes, stop: float) -> None:
     axes.set_xlabel(f"time [{name}]")
 
 
-def add_legend(axes: Axes, scene: Scene) -> None:
-    """The colours that occur, and idle time, below the right end of the time axis."""
-    used = set(np.unique(scene.paint).tolist())
-    handles = [Patch(facecolor=colour, label=name) for n, (name, colour) in enumerate(LEGEND) if n in used]
-    handles.append(Patch(facecolor=IDLE, edgecolor=HATCH, hatch="////", linewidth=0.0, label="idle"))
-    add_patches(axes, handles)
+LEGEND_STYLE: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": SMALL_POINTS,
+    "borderaxespad": 0.0,
+    "handlelength": 1.2,
+    "columnspacing": 1.2,
+    "handletextpad": 0.5,
+    "ncols": 8,
+}
 
 
-def add_patches(axes: Axes, handles: Sequence[Patch]) -> None:
+def legend_patches(paints: Iterable[int]) -> list[Patch]:
+    """What the legend names: the colours that occur, and idle time."""
+    used = set(paints)
+    patches = [Patch(facecolor=colour, label=name) for n, (name, colour) in enumerate(LEGEND) if n in used]
+    return [*patches, Patch(facecolor=IDLE, edgecolor=HATCH, hatch="////", linewidth=0.0, label="idle")]
+
+
+def add_legend(axes: Axes, patches: Sequence[Patch]) -> None:
     """A legend below the right end of the time axis, where no box can lie."""
-    inches = _pixels(axes)[1] / _dots_per_inch(axes)
-    axes.legend(
-        handles=list(handles),
-        loc="upper right",
-        bbox_to_anchor=(1.0, -0.24 / inches),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=SMALL_POINTS,
-        borderaxespad=0.0,
-        handlelength=1.2,
-        columnspacing=1.2,
-        handletextpad=0.5,
-    )
+    below = -0.24 / (_pixels(axes)[1] / _dots_per_inch(axes))
+    axes.legend(handles=list(patches), loc="upper right", bbox_to_anchor=(1.0, below), **LEGEND_STYLE)
 
 
 def set_headline(axes: Axes, text: str, size: float = 10.0) -> None:
@@ -167,6 +171,9 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(axis="x", labelsize=SMALL_POINTS, labelcolor=INK)
     axes.xaxis.set_major_locator(MaxNLocator(8))
     axes.xaxis.label.set(fontsize=SMALL_POINTS, color=INK)
+    # A fixed place for the axis' name: finding one means measuring every tick label, each time.
+    below = axes.transAxes + ScaledTranslation(0.0, -0.3, _figure(axes).dpi_scale_trans)
+    axes.xaxis.set_label_coords(0.5, 0.0, transform=below)
 
 
 @lru_cache(maxsize=4096)

@@ -13,10 +13,11 @@ DEFINITION = "bubble_fraction = idle / (ranks × makespan)"
 MICROBATCHES = ("micro-batch", "micro-batches")
 
 
-def headline(trace: Trace, report: Report) -> str:
-    """The lines above one timeline: what it is, its numbers, the clock, the definition, the devices, the notes."""
+def headline(trace: Trace, report: Report, remark: str = "") -> str:
+    """The lines above one timeline: what it is, its numbers, the clock, the definition, what is to be noted."""
     lines = [f"{_what(trace)}: {_numbers(report)}", f"{_clock(trace)} · {DEFINITION}"]
-    lines += [literal(f"Note: {note}", 110) for note in trace.notes[:1]]
+    if note := remark or "".join(trace.notes[:1]):
+        lines.append(literal(note, 110))
     return "\n".join(lines)
 
 
@@ -26,16 +27,17 @@ def row_header(trace: Trace, report: Report, remark: str = "") -> str:
     return f"{line} · {literal(remark, 80)}" if remark else line
 
 
-def comparison_headline(traces: Sequence[Trace], reports: Sequence[Report]) -> str:
+def comparison_headline(traces: Sequence[Trace], reports: Sequence[Report], same_plan: bool = True) -> str:
     """The lines above several timelines: by how much they differ, and the definition."""
+    same_plan = same_plan and all(trace.schedule == traces[0].schedule for trace in traces)
     clocks = ", ".join(dict.fromkeys(trace.clock for trace in traces))
     kind = "clock" if len({trace.clock for trace in traces}) == 1 else "clocks"
-    return f"{_difference(traces, reports)}\n{kind}: {clocks} · {DEFINITION}"
+    return f"{_difference(traces, reports, same_plan)}\n{kind}: {clocks} · {DEFINITION}"
 
 
-def _difference(traces: Sequence[Trace], reports: Sequence[Report]) -> str:
+def _difference(traces: Sequence[Trace], reports: Sequence[Report], same_plan: bool) -> str:
     spans = [report.makespan for report in reports]
-    if len(traces) == 2 and traces[0].clock == "simulated" != traces[1].clock and spans[0] > 0:
+    if len(traces) == 2 and same_plan and traces[0].clock == "simulated" != traces[1].clock and spans[0] > 0:
         change = f"{100 * (spans[1] / spans[0] - 1):+.1f} %"
         return f"measured {as_seconds(spans[1])} against predicted {as_seconds(spans[0])}: {change}"
     best = min(range(len(spans)), key=spans.__getitem__)

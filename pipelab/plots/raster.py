@@ -79,13 +79,19 @@ def _half_height(pixels_per_row: float) -> float:
     return HALF if pixels_per_row >= 5 else 0.5
 
 
+def _gap(scene: Scene, pixels_per_second: float) -> NDArray[np.float64]:
+    """What each box gives up on either side, so that one sees where the next begins; narrow ones give nothing."""
+    return np.clip(0.2 * ((scene.end - scene.start) * pixels_per_second - 3.0), 0.0, 0.4) / pixels_per_second
+
+
 def _row_colours(scene: Scene, begin: float, stop: float, width: int) -> NDArray[np.uint8]:
     """The colours along each row, shape (rows, width, 4), and how much of each pixel is idle, as its opacity."""
     kinds, rows = len(PAINTS), len(scene.row_y)
+    gap = _gap(scene, width / (stop - begin))
     covered = coverage(
         scene.row * kinds + scene.paint,
-        scene.start,
-        scene.end,
+        scene.start + gap,
+        scene.end - gap,
         num_slots=rows * kinds,
         width=width,
         begin=begin,

@@ -82,12 +82,11 @@ class Scene:
         corners[:, (1, 2), 1] = (self.row_y + HALF)[:, None]
         return corners
 
-    def crowded(self, pixels: float, least: float = 3.0, most: int = 4096) -> bool:
-        """Whether boxes are too narrow, or too many, to be drawn one by one on an axis of so many pixels."""
+    def crowded(self, pixels: float, most: int) -> bool:
+        """Whether there are too many boxes, or too narrow ones, to be drawn one by one on so many pixels."""
         if not len(self.row):
             return False
-        busiest = np.bincount(self.row).max()
-        return len(self.row) > most or busiest * least > pixels
+        return len(self.row) > most or bool(np.bincount(self.row).max() * 3 > pixels)
 
 
 def scene(traces: Sequence[Trace]) -> Scene:
@@ -146,8 +145,8 @@ def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], .
         return row, start, end, top, bottom, paint, number
     # An overlapped cell becomes one box per member, stacked within the row.
     table = trace.schedule.table
-    member = np.flatnonzero(np.isin(table.cells, overlapped))
-    cell = table.cells[member]
+    member = np.flatnonzero(np.isin(table.cell, overlapped))
+    cell = table.cell[member]
     size = np.bincount(cell)[cell]
     place = np.arange(len(member)) - np.searchsorted(cell, cell)
     upper = -HALF + 2 * HALF * place / size

@@ -12,7 +12,7 @@ from pipelab.core.costs import Costs
 from pipelab.core.profile import Profile
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.split import Split
-from pipelab.plots.artists import add_patches, plain_axes, set_headline, show_rows, show_seconds
+from pipelab.plots.artists import add_legend, plain_axes, set_headline, show_rows, show_seconds
 from pipelab.plots.figure import new_axes
 from pipelab.plots.palette import BACKWARD, FORWARD, INK, WEIGHT
 from pipelab.plots.wording import counted, literal
@@ -22,7 +22,7 @@ _MOST_TEXTS = 40  # stages; beyond, names and totals would be unreadable
 
 
 def plot_stages(
-    profile: Profile, split: Split, *, batch_size: float | None = None, ax: Axes | None = None
+    profile: Profile, split: Split, *, batch_size: int | None = None, ax: Axes | None = None
 ) -> Axes:
     """Draw what one micro-batch costs on each stage, and which layers form it.
 
@@ -58,18 +58,18 @@ def plot_stages(
     show_seconds(ax, stop)
     if stages <= _MOST_TEXTS:
         _name_stages(ax, profile, split, total)
-    set_headline(ax, f"{_headline(total)}\nmicro-batch of {size:g} on {literal(profile.device, 40)} · dashed: the mean")
-    add_patches(ax, [Patch(facecolor=colour, label=name) for name, colour in _PARTS])
+    set_headline(ax, f"{_headline(total)}\nmicro-batch of {size} on {literal(profile.device, 40)} · dashed: the mean")
+    add_legend(ax, [Patch(facecolor=colour, label=name) for name, colour in _PARTS])
     return ax
 
 
-def describe_stages(profile: Profile, split: Split, *, batch_size: float | None = None) -> str:
+def describe_stages(profile: Profile, split: Split, *, batch_size: int | None = None) -> str:
     """The picture of `plot_stages` in sentences."""
     size = profile.batch_size if batch_size is None else batch_size
     total = _seconds(profile.costs(split, batch_size=size)).sum(axis=1)
     names = [_layers(profile.layers[part]) for part in profile.stages(split)]
     parts = [f"Stage {n}: {name}, {as_seconds(total[n])}." for n, name in enumerate(names[:16])]
-    return " ".join([f"{_headline(total)}; micro-batch of {size:g} on {profile.device}.", *parts])
+    return " ".join([f"{_headline(total)}; micro-batch of {size} on {profile.device}.", *parts])
 
 
 def _seconds(costs: Costs) -> NDArray[np.float64]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
-from pipelab.plots.artists import TimelineArtists, add_legend, set_headline
+from pipelab.plots.artists import TimelineArtists, add_legend, legend_patches, set_headline
 from pipelab.plots.figure import new_axes, split_for_memory
 from pipelab.plots.headline import comparison_headline, headline, row_header
 from pipelab.plots.memory import MemoryArtists
-from pipelab.plots.scene import scene
+from pipelab.plots.scene import Scene, scene
 
 if TYPE_CHECKING:
     from pipelab.core.report import Report
@@ -54,7 +55,7 @@ def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False)
         artists.show_title(curves)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelbottom=False)
-    add_legend(ax if below is None else below, shown)
+    add_legend(ax if below is None else below, legend_patches(np.unique(shown.paint).tolist()))
     return ax
 
 
@@ -84,24 +85,33 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
     shown = scene(traces)
     if ax is None:
         ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2)
-    draw_timelines(TimelineArtists(ax), traces, [trace.report() for trace in traces])
-    add_legend(ax, shown)
+    draw_timelines(TimelineArtists(ax), shown, traces, [trace.report() for trace in traces])
+    add_legend(ax, legend_patches(np.unique(shown.paint).tolist()))
     return ax
 
 
 def draw_timelines(
-    artists: TimelineArtists, traces: list[Trace], reports: list[Report], remarks: Iterable[str] = ()
+    artists: TimelineArtists,
+    shown: Scene,
+    traces: Sequence[Trace],
+    reports: Sequence[Report],
+    remarks: Sequence[str] = (),
+    same_plan: bool = True,
 ) -> None:
-    """Show traces with their headlines on artists that may have shown others before."""
-    notes = [*remarks, *[""] * len(traces)]
+    """Show traces with their headlines on artists that may have shown others before.
+
+    Args:
+        shown: the scene of the traces.
+        remarks: a sentence for each trace, or "".
+        same_plan: whether they are of one plan, so that a measured makespan may be compared with a predicted one.
+    """
+    remarks = [*remarks, *[""] * (len(traces) - len(remarks))]
     if len(traces) == 1:
-        title, headers = headline(traces[0], reports[0]), []
-        if notes[0]:
-            title = f"{title} · {notes[0]}"
+        title, headers = headline(traces[0], reports[0], remarks[0]), list[str]()
     else:
-        title = comparison_headline(traces, reports)
-        headers = [row_header(trace, report, note) for trace, report, note in zip(traces, reports, notes, strict=False)]
-    artists.show(scene(traces), headers)
+        title = comparison_headline(traces, reports, same_plan)
+        headers = [row_header(*each) for each in zip(traces, reports, remarks, strict=True)]
+    artists.show(shown, headers)
     set_headline(artists.axes, title)
 
 

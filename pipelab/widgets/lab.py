@@ -1,0 +1,455 @@
+"""The Lab: choose a split and a schedule, see the predicted timeline, run it, see the measured one beneath."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as W
+import traitlets as T
+
+from pipelab.core.costs import Links
+from pipelab.core.plan import Devices, Plan
+from pipelab.core.profile import Profile
+from pipelab.core.quantities import as_seconds
+from pipelab.core.schedule import Schedule
+from pipelab.core.split import Split
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError, one_of
+from pipelab.widgets.controls import VIEWS, Controls, close_with_parts
+from pipelab.widgets.measurement import Measurement
+from pipelab.widgets.picture import Picture
+from pipelab.widgets.setting import CHOICES, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NO_MODEL = "This Lab was made from a profile alone, so there is nothing to run. Use pp.Lab(model, x, y, loss_fn=...)."
+_SECONDS_BETWEEN_REPORTS = 0.1
+_SECONDS_TO_STOP = 30.0  # a run stops after the module call that is running
+
+
+class _Refused(PipelabError, T.TraitError):
+    """A refusal that traitlets understands too, so that held changes are rolled back."""
+
+
+class Lab(W.VBox):
+    """A model, a batch, and the controls to plan, predict and run a pipeline of it.
+
+    Everything shown is a value, and whatever the mouse can do one line of code can do: `lab.num_ranks = 2`,
+    `lab.schedule = "gpipe"`, `lab.split = pp.Split(["blocks.3"])`, `lab.choose(...)` for several at once,
+    `lab.run()`. What is impossible raises a PipelabError, is explained below the controls, and changes nothing.
+    The whole batch stays fixed: more micro-batches are smaller ones, and cost what the profile says of that size.
+
+    Attributes:
+        profile: costs of the layers.
+        schedule: the `Schedule`; set it to one, or to a name of `pp.SCHEDULES`.
+        num_ranks, num_microbatches, stages_per_rank: its sizes. Other numbers of stages balance the cuts anew.
+        split: the `Split`; set it to one, or to a list of names.
+        predicted: the simulated `Trace` of this setting.
+        measured: the `Trace` of the last run, or None.
+        measured_plan: the plan of that run; when it is not `plan` any more, the picture says so.
+        plan: the `Plan` of this setting; `lab.plan.save(path)` keeps it.
+        view: "predicted", "measured" or "both".
+        memory: whether the picture shows what each rank keeps.
+        message: the last refusal or error, "" when all is well.
+        running: whether a run is under way.
+
+    Args:
+        model: any `nn.Module`.
+        inputs: the whole batch, in any form that `Pipeline.step` takes.
+        target: for the loss.
+        loss_fn, reduction: as for `Pipeline`.
+        schedule, num_ranks, num_microbatches, stages_per_rank, split: where to begin.
+        devices: "auto", one name a rank, or `pp.virtual(n)`, of which there are always as many as ranks.
+        links: for the prediction.
+        profile: measured before; None measures now, at about the size of a micro-batch.
+
+    >>> import torch, pipelab as pp
+    >>> model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
+    >>> x, y = torch.ones(8, 8), torch.ones(8, 8)
+    >>> lab = pp.Lab(model, x, y, loss_fn=torch.nn.functional.mse_loss, num_ranks=2, devices=pp.virtual(2))
+    >>> lab.choose(num_ranks=4, num_microbatches=4)
+    >>> lab.split.num_stages, lab.predicted.num_ranks, lab.run().clock
+    (4, 4, 'virtual')
+    >>> lab.close()
+    """
+
+    profile = T.Any(read_only=True)
+    schedule = T.Any()
+    num_ranks = T.Any()
+    num_microbatches = T.Any()
+    stages_per_rank = T.Any()
+    split = T.Any()
+    plan = T.Any(read_only=True)
+    predicted = T.Any(read_only=True)
+    measured = T.Any(None, allow_none=True, read_only=True)
+    measured_plan = T.Any(None, allow_none=True, read_only=True)
+    view = T.Unicode("both")
+    memory = T.Bool(False)
+    message = T.Unicode("", read_only=True)
+    running = T.Bool(False, read_only=True)
+
+    _closed = True  # until it is built: what is half built has nothing to close
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        target: Any = None,
+        *,
+        loss_fn: Callable[..., Any] | None = None,
+        reduction: str = "mean",
+        schedule: str | Schedule | None = None,
+        num_ranks: int | None = None,
+        num_microbatches: int | None = None,
+        stages_per_rank: int | None = None,
+        split: Split | Iterable[str] | None = None,
+        devices: Devices | Iterable[str] = "auto",
+        links: Links | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        from pipelab.widgets.sample import batch_size_of, profile_of_microbatch
+
+        size = batch_size_of(inputs, target)
+        if profile is None:
+            profile = profile_of_microbatch(model, inputs, target, loss_fn, num_microbatches or 8)
+        setting = Setting.start(
+            profile,
+            batch_size=size,
+            schedule=schedule,
+            num_ranks=num_ranks,
+            num_microbatches=num_microbatches,
+            stages_per_rank=stages_per_rank,
+            split=split,
+            devices=devices,
+            links=links,
+        )
+
+        def measurement(plan: Plan) -> Measurement:
+            return Measurement(plan, model, inputs, target, loss_fn=loss_fn, reduction=reduction)
+
+        self._build(setting, measurement)
+
+    @classmethod
+    def from_profile(cls, profile: Profile, *, batch_size: int | None = None, **choices: Any) -> Lab:
+        """A Lab that predicts but cannot run: no model is needed.
+
+        Args:
+            profile: costs of the layers.
+            batch_size: samples in the whole batch; that of the profile when left out.
+            **choices: schedule, num_ranks, num_microbatches, stages_per_rank, split, devices, links.
+        """
+        lab = cls.__new__(cls)
+        lab._build(Setting.start(profile, batch_size=batch_size, **choices), None)
+        return lab
+
+    def _build(self, setting: Setting, measurement: Callable[[Plan], Measurement] | None) -> None:
+        self._setting = setting
+        self._measurement_of = measurement
+        self._measurement: Measurement | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # a run ends in its own thread while a slider moves in another
+        self._mirroring = False
+        self._hint = ""
+        self._reported = 0.0
+        self._picture = Picture()
+        self._image = W.Image(format="png", layout={"max_width": "100%"})
+        self._error = W.HTML()
+        self._status = W.HTML()
+        self._controls = Controls(setting, self._wished)
+        super().__init__([self._controls.box, self._error, self._status, self._image])
+        self._closed = False
+        self._controls.show_run(running=False, why_not="" if measurement else _NO_MODEL)
+        self._adopt(setting)
+        self.observe(lambda _: self._show(), ["view", "memory"])
+
+    # -- choices ------------------------------------------------------------------------------------------------
+
+    def choose(self, **wishes: Any) -> None:
+        """Change several choices at once, where one by one would pass through what is impossible.
+
+        Args:
+            **wishes: any of schedule, num_ranks, num_microbatches, stages_per_rank, split.
+
+        Raises:
+            PipelabError: what is asked for is impossible; nothing has changed.
+        """
+        with self._explained():
+            self._adopt(self._setting.changed(**wishes))
+
+    def balance(self) -> None:
+        """Move the cuts to where the slowest stage is fastest."""
+        with self._explained():
+            self._adopt(self._setting.balanced())
+
+    @T.validate(*CHOICES)
+    def _validate_choice(self, proposal: dict[str, Any]) -> Any:
+        name = proposal["trait"].name
+        if self._mirroring:
+            return proposal["value"]
+        wishes = {name: proposal["value"]}
+        if self._cross_validation_lock:  # several changes were held back: they are one wish
+            wishes |= {key: getattr(self, key) for key in CHOICES if getattr(self, key) != getattr(self._setting, key)}
+        try:
+            self.choose(**wishes)
+        except PipelabError as error:
+            raise _Refused(str(error)) from error
+        return getattr(self._setting, name)
+
+    @T.validate("view")
+    def _validate_view(self, proposal: dict[str, Any]) -> Any:
+        with self._explained():
+            try:
+                one_of("view", proposal["value"], VIEWS)
+            except PipelabError as error:
+                raise _Refused(str(error)) from error
+        return proposal["value"]
+
+    def _adopt(self, setting: Setting) -> None:
+        """Show another setting."""
+        setting.report  # noqa: B018 - whatever cannot be computed is refused before anything changes
+        with self._lock:
+            self._setting = setting
+            self._mirror()
+            self._show()
+
+    def _mirror(self) -> None:
+        """The public traits say what the setting says, all at once."""
+        self._mirroring = True
+        try:
+            with self.hold_trait_notifications():
+                for name in (*CHOICES, "profile", "predicted", "plan"):
+                    self.set_trait(name, getattr(self._setting, name))
+        finally:
+            self._mirroring = False
+
+    def _wished(self, name: str, value: Any) -> None:
+        """A person moved a control."""
+        moves: dict[str, Callable[[], None]] = {
+            "cut": lambda: self._move_cut(*value),
+            "balance": self.balance,
+            "run": self.start,
+            "stop": self.stop,
+        }
+        try:
+            if name in moves:
+                moves[name]()
+            else:
+                setattr(self, name, value)
+        except PipelabError:
+            self._show_controls()  # the sentence is there already; the control goes back to what holds
+        except Exception as error:  # seen in the widget, not lost in a log
+            self._say(_error_text(error))
+            self._show_controls()
+
+    def _move_cut(self, border: int, position: int) -> None:
+        with self._explained():
+            self._adopt(self._setting.moved_cut(border, position))
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self) -> Trace:
+        """Run the plan here and now: warm-up steps, then a measured one. The model is left as it was.
+
+        Returns:
+            The measured trace, which is also `measured`.
+
+        Raises:
+            PipelabError: there is no model, or a run is under way.
+            KeyboardInterrupt: on an interrupt; `measured` stays what it was.
+        """
+        measurement = self._begin()
+        try:
+            trace = measurement.run(self._progressed)
+        except BaseException as error:
+            self._end(measurement, error)
+            raise
+        self._end(measurement, trace)
+        return trace
+
+    def start(self) -> None:
+        """Run the plan in the background, as the Run button does; the notebook can go on."""
+        measurement = self._begin()
+        self._thread = threading.Thread(
+            target=self._run_behind, args=(measurement,), name="pipelab-lab-run", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the run that is under way, if there is one; `measured` stays what it was."""
+        measurement = self._measurement
+        if measurement is not None:
+            measurement.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a run in the background.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+
+        Returns:
+            Whether no run is under way any more.
+        """
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        return not self.running
+
+    def _begin(self) -> Measurement:
+        with self._explained(), self._lock:
+            if self._measurement_of is None:
+                raise PipelabError(_NO_MODEL)
+            if self._measurement is not None:
+                raise PipelabError("A run is under way. Wait for it, or stop it: lab.stop().")
+            self._measurement = self._measurement_of(self._setting.plan)
+            self.set_trait("running", True)
+            self._reported = 0.0
+            self._controls.show_progress(0, 1)
+            self._controls.show_run(running=True)
+            return self._measurement
+
+    def _run_behind(self, measurement: Measurement) -> None:
+        try:
+            result: Trace | BaseException = measurement.run(self._progressed)
+        except BaseException as error:  # also what a model may raise that is no Exception: nothing above would see it
+            result = error
+        self._end(measurement, result)
+
+    def _progressed(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._reported >= _SECONDS_BETWEEN_REPORTS:  # a message for each action would drown the front end
+            self._reported = now
+            self._controls.show_progress(done, total)
+
+    def _end(self, measurement: Measurement, result: Trace | BaseException) -> None:
+        with self._lock:
+            self._measurement = None
+            if isinstance(result, Trace):
+                self._hint = f"Measured on {measurement.clock}."
+                self._controls.show_progress(1, 1, "success")
+                with self.hold_trait_notifications():
+                    self.set_trait("measured", result)
+                    self.set_trait("measured_plan", measurement.plan)
+            elif isinstance(result, KeyboardInterrupt):
+                self._hint = "Stopped: nothing was measured."
+                self._controls.show_progress(0, 1, "warning")
+            else:
+                self._hint = "The run failed: nothing was measured."
+                self._controls.show_progress(0, 1, "danger")
+                self._say(_error_text(result))
+            self._controls.show_run(running=False)
+            self._show()
+            self.set_trait("running", False)
+
+    # -- what is shown ------------------------------------------------------------------------------------------
+
+    @property
+    def measured_is_current(self) -> bool:
+        """Whether `measured` is of the plan that is shown now."""
+        return self.measured is not None and self.measured_plan == self._setting.plan
+
+    @property
+    def text(self) -> str:
+        """The picture in words."""
+        return self._picture.text
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            traces, remarks = self._traces()
+            current = self.measured is None or self.measured_is_current
+            self._picture.draw(traces, remarks, memory=self.memory, same_plan=current)
+            self._image.value = self._picture.png()
+            self._image.tooltip = self._picture.text[:300]
+            self._show_controls()
+            lines = [*self._setting.notes, *self._hints(current)]
+            self._status.value = _status_html(lines, self._picture.text)
+
+    def _traces(self) -> tuple[list[Trace], list[str]]:
+        predicted = (self._setting.predicted, "")
+        measured = (self.measured, "" if self.measured_is_current else "of an older plan: press Run again")
+        shown = {"predicted": [predicted], "measured": [measured], "both": [predicted, measured]}[self.view]
+        shown = [(trace, remark) for trace, remark in shown if trace is not None] or [predicted]
+        return [trace for trace, _ in shown], [remark for _, remark in shown]
+
+    def _hints(self, current: bool) -> list[str]:
+        hints = [self._hint] if self._hint else []
+        if self.view == "measured" and self.measured is None:
+            hints.append("Nothing has been measured yet, so this is the prediction. Press Run, or call lab.run().")
+        if not current:
+            hints.append("The plan has changed since the last run.")
+        return hints
+
+    def _show_controls(self) -> None:
+        self._controls.show(self._setting, view=self.view, memory=self.memory)
+
+    def _say(self, message: str) -> None:
+        self.set_trait("message", message)
+        self._error.value = _error_html(message)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A refusal is shown, and raised on; success takes the last one away."""
+        try:
+            yield
+        except PipelabError as error:
+            self._say(str(error))
+            raise
+        if self.message:
+            self._say("")
+
+    def __repr__(self) -> str:
+        setting = self._setting
+        measured = "nothing measured" if self.measured is None else f"measured {as_seconds(self.measured.makespan)}"
+        return (
+            f"<Lab: {setting.schedule.name}, {setting.num_ranks} ranks, {setting.num_microbatches} micro-batches, "
+            f"predicted {as_seconds(setting.predicted.makespan)}, {measured}>"
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The widget, and for readers without a front end the picture and its words as they are now."""
+        static = {"text/plain": f"{self!r}\n{self.text}", "image/png": base64.b64encode(self._image.value).decode()}
+        live = {} if self._closed else super()._repr_mimebundle_(**kwargs) or {}
+        return {**live, **static}, {"image/png": {"alt": self.text}}
+
+    def close(self) -> None:
+        """Stop a run, end its thread, drop the widgets and the figure. What was shown stays readable as values."""
+        if self._closed:
+            return
+        self.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_SECONDS_TO_STOP)
+        with self._lock:
+            self._closed = True
+            self.unobserve_all()
+            self._controls.close()
+            for widget in (self._error, self._status, self._image):
+                close_with_parts(widget)
+            super().close()
+            self.layout.close()
+
+
+def _error_text(error: BaseException) -> str:
+    notes = getattr(error, "__notes__", [])
+    return "\n".join([f"{type(error).__name__}: {error}", *map(str, notes)])
+
+
+def _error_html(message: str) -> str:
+    if not message:
+        return ""
+    style = "border-left: 4px solid #D55E00; padding: 4px 10px; margin: 4px 0; white-space: pre-wrap; line-height: 1.4"
+    return f'<div role="alert" style="{style}">{escape(message)}</div>'
+
+
+def _status_html(lines: Iterable[str], text: str) -> str:
+    """Hints for everybody; the picture in words for those who do not see it."""
+    hidden = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
+    shown = "".join(f'<div style="line-height: 1.4">{escape(line)}</div>' for line in lines)
+    return f'{shown}<div style="{hidden}">{escape(text)}</div>'

@@ -1,0 +1,303 @@
+"""What the Lab is set to, as one frozen value: the choices, and everything that follows from them.
+
+    choices: profile, batch size, schedule, ranks, micro-batches, stages per rank, split, devices, links
+       -> schedule -> costs at this micro-batch size -> predicted trace -> report, plan
+
+It knows no widgets. A change makes a new value or is refused; the old value is never half changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.plan import Devices, Plan, VirtualDevices
+from pipelab.core.profile import Profile
+from pipelab.core.report import Report
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules import SCHEDULES, schedule
+from pipelab.core.simulation import simulate
+from pipelab.core.split import Split
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError, reject_unknown
+from pipelab.planning.balance import balance
+
+CHOICES = ("schedule", "num_ranks", "num_microbatches", "stages_per_rank", "split")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of the Lab. Make the first with `Setting.start`, others with `changed`.
+
+    Attributes:
+        profile: costs of the layers.
+        batch_size: samples in the whole batch; it stays fixed while the number of micro-batches changes.
+        schedule: the checked order of actions.
+        stages_per_rank: v, as asked for.
+        split: where the stages begin.
+        devices: "auto", names, or virtual devices, which are always as many as ranks.
+        links: between ranks; None for links that take no time.
+    """
+
+    profile: Profile
+    batch_size: int
+    schedule: Schedule
+    stages_per_rank: int
+    split: Split
+    devices: Devices = "auto"
+    links: Links | None = None
+
+    @classmethod
+    def start(
+        cls,
+        profile: Profile,
+        *,
+        batch_size: int | None = None,
+        schedule: str | Schedule | None = None,
+        num_ranks: int | None = None,
+        num_microbatches: int | None = None,
+        stages_per_rank: int | None = None,
+        split: Split | Iterable[str] | None = None,
+        devices: Devices | Iterable[str] = "auto",
+        links: Links | None = None,
+    ) -> Setting:
+        """The setting to begin with; whatever is left out is chosen to suit the profile."""
+        batch_size = profile.batch_size if batch_size is None else batch_size
+        if batch_size < 1:
+            raise PipelabError(f"batch_size is {batch_size}; a batch has at least one sample.")
+        layers = len(profile.layers)
+        if not isinstance(devices, str | VirtualDevices):
+            devices = tuple(str(device) for device in devices)
+        if num_ranks is None and not isinstance(devices, str):
+            num_ranks = devices.count if isinstance(devices, VirtualDevices) else len(devices)
+        name = schedule if schedule is not None else next(iter(SCHEDULES))
+        least = _least_stages_per_rank(name) if isinstance(name, str) else 1
+        first = build(next(iter(SCHEDULES)), 1, 1, 1)
+        blank = cls(profile, batch_size, first, 1, Split([]), devices, links)
+        wishes = {
+            "schedule": name,
+            "num_ranks": num_ranks,
+            "num_microbatches": num_microbatches,
+            "stages_per_rank": stages_per_rank,
+            "split": split,
+        }
+        if isinstance(name, str):  # a schedule given as a table brings its own sizes
+            wishes["num_ranks"] = num_ranks or min(4, max(1, layers // (stages_per_rank or least)))
+            wishes["num_microbatches"] = num_microbatches or min(8, batch_size)
+        return blank.changed(**{key: wish for key, wish in wishes.items() if wish is not None})
+
+    def changed(self, **wishes: Any) -> Setting:
+        """This setting with some choices changed, and what must follow changed with them.
+
+        Other numbers of stages get a balanced split; otherwise the cuts stay where they are.
+
+        Args:
+            **wishes: any of `schedule` (a name of `SCHEDULES`, or a `Schedule`), `num_ranks`, `num_microbatches`,
+                `stages_per_rank`, `split` (a `Split` or names of layers).
+
+        Raises:
+            PipelabError: what is asked for is impossible; the sentence says why.
+        """
+        reject_unknown("changed", [wish for wish in wishes if wish not in CHOICES], CHOICES)
+        order, stages_per_rank = self._schedule_for(wishes)
+        self._check_microbatches(order.num_microbatches)
+        asked = replace(self, schedule=order, stages_per_rank=stages_per_rank)
+        if "split" in wishes:
+            split = _as_split(wishes["split"])
+            asked._check_split(split)
+        elif self.split.num_stages == order.num_model_stages:
+            split = self.split
+        else:
+            split = asked._balanced()
+        new = replace(asked, split=split)
+        new.plan  # noqa: B018 - refused here, if at all, and not when it is looked at
+        new.costs  # noqa: B018
+        return new
+
+    def balanced(self) -> Setting:
+        """This setting with the cuts where the slowest stage is fastest."""
+        return replace(self, split=self._balanced())
+
+    @property
+    def num_ranks(self) -> int:
+        """p."""
+        return self.schedule.num_ranks
+
+    @property
+    def num_microbatches(self) -> int:
+        """m."""
+        return self.schedule.num_microbatches
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the schedule is a table of its own, which no size can be changed of."""
+        return self.schedule.name not in SCHEDULES
+
+    @property
+    def microbatch_size(self) -> float:
+        """Samples per micro-batch; the mean where they are uneven."""
+        return self.batch_size / self.num_microbatches
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Seconds per stage at this micro-batch size."""
+        larger = self.batch_size % self.num_microbatches  # so many micro-batches have one sample more
+        size = self.batch_size // self.num_microbatches
+        costs = self.profile.costs(self.split, batch_size=size, links=self.links)
+        if not larger:
+            return costs
+        more = self.profile.costs(self.split, batch_size=size + 1, links=self.links)
+        return _mean(costs, more, larger / self.num_microbatches)
+
+    @cached_property
+    def predicted(self) -> Trace:
+        """The simulated run."""
+        return simulate(self.schedule, self.costs)
+
+    @cached_property
+    def report(self) -> Report:
+        """The numbers of the simulated run."""
+        return self.predicted.report()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What an engine needs to run this setting."""
+        return Plan(self.split, self.schedule, devices=self._devices_for(self.num_ranks), links=self.links)
+
+    @cached_property
+    def cut_positions(self) -> tuple[int, ...]:
+        """For each border the index of the layer that the next stage begins with."""
+        return tuple(part.start for part in self.profile.stages(self.split)[1:])
+
+    def moved_cut(self, border: int, position: int) -> Setting:
+        """This setting with one border before the layer at another position."""
+        cuts = list(self.split.cuts)
+        cuts[border] = self.profile.layers[position]
+        return self.changed(split=Split(cuts))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said about the costs."""
+        if self.batch_size % self.num_microbatches == 0:
+            return ()
+        least = self.batch_size // self.num_microbatches
+        return (
+            f"{self.batch_size} samples in {self.num_microbatches} micro-batches are uneven: {least} or {least + 1} "
+            f"samples each; costs are those of the mean, {self.microbatch_size:.2f}.",
+        )
+
+    def _schedule_for(self, wishes: dict[str, Any]) -> tuple[Schedule, int]:
+        wish = wishes.get("schedule", self.schedule.name)
+        sizes = {name for name in ("num_ranks", "num_microbatches", "stages_per_rank") if name in wishes}
+        if isinstance(wish, Schedule) or (wish == self.schedule.name and self.is_custom):
+            given = wish if isinstance(wish, Schedule) else self.schedule
+            wrong = [name for name in sorted(sizes) if wishes[name] != getattr(given, name)]
+            if wrong:
+                raise PipelabError(
+                    f"{given.name} is a finished table: its {wrong[0]} is {getattr(given, wrong[0])} and cannot become "
+                    f"{wishes[wrong[0]]}. Choose a schedule by name, one of {', '.join(SCHEDULES)}."
+                )
+            return given, given.stages_per_rank
+        if not isinstance(wish, str):
+            raise TypeError(f"schedule must be a Schedule or a name, not {type(wish).__name__}.")
+        per_rank = wishes.get("stages_per_rank", _fitting_stages_per_rank(wish, self.stages_per_rank))
+        ranks = wishes.get("num_ranks", self.num_ranks)
+        microbatches = wishes.get("num_microbatches", self.num_microbatches)
+        if wish == self.schedule.name and (ranks, microbatches, per_rank) == self._sizes:
+            return self.schedule, self.stages_per_rank
+        return build(wish, ranks, microbatches, per_rank), per_rank
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        return self.num_ranks, self.num_microbatches, self.stages_per_rank
+
+    def _check_microbatches(self, number: int) -> None:
+        if number > self.batch_size:
+            raise PipelabError(
+                f"{number} micro-batches are more than the {self.batch_size} samples of the batch. "
+                f"Use at most {self.batch_size}, or a larger batch."
+            )
+
+    def _check_split(self, split: Split) -> None:
+        needed = self.schedule.num_model_stages
+        if split.num_stages != needed:
+            raise PipelabError(
+                f"The split has {split.num_stages} stages, but {self.schedule.name} on {self.num_ranks} ranks with "
+                f"{self.stages_per_rank} a rank needs {needed}. Change num_ranks in the same call: "
+                f"choose(split=..., num_ranks=...)."
+            )
+        self.profile.stages(split)
+
+    def _balanced(self) -> Split:
+        size = max(1, round(self.microbatch_size))
+        return balance(self.profile, self.schedule.num_model_stages, batch_size=size)
+
+    def _devices_for(self, num_ranks: int) -> Devices:
+        if isinstance(self.devices, VirtualDevices):
+            return replace(self.devices, count=num_ranks)
+        if isinstance(self.devices, str):
+            return self.devices
+        if len(self.devices) < num_ranks:
+            raise PipelabError(
+                f"{num_ranks} ranks need {num_ranks} devices; the Lab was given {len(self.devices)}: "
+                f"{', '.join(self.devices)}. Name more, or use devices=pp.virtual({num_ranks})."
+            )
+        return self.devices[:num_ranks]
+
+
+def build(name: str, num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    """A schedule by its name and sizes."""
+    return schedule(
+        name, num_ranks=num_ranks, num_microbatches=num_microbatches, stages_per_rank=stages_per_rank
+    )
+
+
+def bounds_of_stages_per_rank(name: str) -> tuple[int, int | None]:
+    """The least and the most stages per rank that a schedule takes; None for no bound."""
+    info = SCHEDULES.get(name)
+    return info.stages_per_rank if info is not None else (1, 1)
+
+
+def _least_stages_per_rank(name: str) -> int:
+    return bounds_of_stages_per_rank(name)[0]
+
+
+def _fitting_stages_per_rank(name: str, wish: int) -> int:
+    """The number nearest to the wish that the schedule takes; a loop is entered with two stages a rank."""
+    least, most = bounds_of_stages_per_rank(name)
+    if least == most:
+        return least
+    return max(least, wish, 2) if most is None else min(max(least, wish, 2), most)
+
+
+def _mean(some: Costs, others: Costs, share: float) -> Costs:
+    """What a stage costs on average when a share of the micro-batches costs `others`."""
+
+    def between(a: Iterable[float], b: Iterable[float]) -> tuple[float, ...]:
+        return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
+
+    held = None
+    if some.bytes is not None and others.bytes is not None:
+        held = StageBytes(
+            some.bytes.parameters,
+            between(some.bytes.activations, others.bytes.activations),
+            between(some.bytes.outputs, others.bytes.outputs),
+        )
+    return Costs(
+        between(some.forward, others.forward),
+        between(some.input_grad, others.input_grad),
+        between(some.weight_grad, others.weight_grad),
+        bytes=held,
+        links=some.links,
+    )
+
+
+def _as_split(wish: object) -> Split:
+    if isinstance(wish, Split):
+        return wish
+    if isinstance(wish, str) or not isinstance(wish, Iterable):
+        raise TypeError(f"split must be a Split or a list of layer names, not {type(wish).__name__}.")
+    return Split(list(wish))
