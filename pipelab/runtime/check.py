@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from pipelab.runtime.inputs import Batch
-from pipelab.runtime.loss import loss_call
+from pipelab.runtime.loss import Result, loss_call
 from pipelab.runtime.outputs import join
 from pipelab.runtime.pipeline import Pipeline
 from pipelab.runtime.preserve import preserved
@@ -113,15 +113,20 @@ def check_gradients(pipe: Pipeline, inputs: Any, target: Any = None) -> Gradient
             loss, outputs = _whole(pipe, copied, inputs, target, device)
         found = [_compare("loss", step.loss, loss), *_compare_outputs(step.outputs, outputs)]
         for name, parameter in copied.named_parameters():
-            found.append(_compare(name, _or_zeros(gradients[name], parameter), _or_zeros(parameter.grad, parameter)))
+            found.append(
+                _compare(name, _or_zeros(gradients[name], parameter), _or_zeros(parameter.grad, parameter))
+            )
     return GradientCheck(tuple(sorted(found, key=lambda d: -_order(d.excess))), reference)
 
 
-def _whole(pipe: Pipeline, model: nn.Module, inputs: Any, target: Any, device: torch.device) -> tuple[Tensor, Any]:
+def _whole(
+    pipe: Pipeline, model: nn.Module, inputs: Any, target: Any, device: torch.device
+) -> tuple[Tensor, Any]:
     batch = Batch.cut(inputs, target, 1)
-    result = loss_call(model, pipe.loss_fn, batch, 0, 1.0, [device] * pipe.split.num_stages, None, True)(lambda: 0)
-    result.root.backward()
-    return result.loss, result.outputs
+    result = loss_call(model, pipe.loss_fn, batch, 0, 1.0, [device] * pipe.split.num_stages, None, True)(
+        lambda: 0
+    )
+    return _backward(result), result.outputs
 
 
 def _accumulate(
@@ -129,13 +134,21 @@ def _accumulate(
 ) -> tuple[Tensor, Any]:
     total, outputs = torch.zeros((), dtype=torch.float64), []
     for index, weight in enumerate(batch.weights(pipe.reduction, None)):
-        call = loss_call(model, pipe.loss_fn, batch, index, weight, [device] * pipe.split.num_stages, None, True)
+        call = loss_call(
+            model, pipe.loss_fn, batch, index, weight, [device] * pipe.split.num_stages, None, True
+        )
         with _seeded(pipe, model, index, device) if reseed else _unseeded():
             result = call(lambda: 0)
-        result.root.backward()
-        total += result.loss.double().cpu() * weight
+        total += _backward(result).double().cpu() * weight
         outputs.append(result.outputs)
     return total, join(outputs, batch.sizes)
+
+
+def _backward(result: Result) -> Tensor:
+    """Runs the backward of a call that had a loss; returns that loss."""
+    assert result.root is not None and result.loss is not None
+    result.root.backward()
+    return result.loss
 
 
 @contextmanager
@@ -155,7 +168,9 @@ def _seeded(pipe: Pipeline, model: nn.Module, microbatch: int, device: torch.dev
             seed_generators(randomness.seed, stage, microbatch, [device])
 
     handles = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _m, _a, stage=stage: begin(stage), prepend=True)  # type: ignore[misc]
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _m, _a, stage=stage: begin(stage), prepend=True
+        )  # type: ignore[misc]
         for stage, name in enumerate(pipe.split.cuts, start=1)
     ]
     begin(0)
@@ -181,7 +196,12 @@ def _compare(name: str, ours: Tensor, reference: Tensor) -> Difference:
         return Difference(name, 0.0, 0.0, 0.0)
     distance = (a - b).abs()
     excess = distance / (absolute + relative * b.abs().max()) if relative else distance.ne(0).double() * 2
-    return Difference(name, float(distance.max()), float(distance.max() / b.abs().max().clamp_min(1e-300)), float(excess.max()))
+    return Difference(
+        name,
+        float(distance.max()),
+        float(distance.max() / b.abs().max().clamp_min(1e-300)),
+        float(excess.max()),
+    )
 
 
 def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:

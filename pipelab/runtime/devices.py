@@ -61,7 +61,9 @@ def choose(num_ranks: int) -> Devices:
     """What "auto" means on this machine."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
-        return tuple(f"cuda:{rank * gpus // num_ranks if gpus < num_ranks else rank}" for rank in range(num_ranks))
+        return tuple(
+            f"cuda:{rank * gpus // num_ranks if gpus < num_ranks else rank}" for rank in range(num_ranks)
+        )
     if torch.backends.mps.is_available():
         return VirtualDevices(num_ranks, device="mps")
     if num_cores() >= num_ranks:
@@ -110,10 +112,14 @@ def _check(name: str) -> str:
         index = device.index or 0
         if index >= count:
             have = f"has {count} GPU{'s' if count != 1 else ''}" if count else "has no GPU that torch can use"
-            raise PipelabError(f"There is no device {name!r}: this machine {have}. Use 'cpu' or pp.virtual(...).")
+            raise PipelabError(
+                f"There is no device {name!r}: this machine {have}. Use 'cpu' or pp.virtual(...)."
+            )
         return f"cuda:{index}"
     if device.type == "mps":
         if not torch.backends.mps.is_available():
             raise PipelabError("There is no device 'mps' on this machine. Use 'cpu' or pp.virtual(...).")
         return "mps"
-    raise PipelabError(f"pipelab does not run on {device.type!r} devices (given: {name!r}). Use 'cpu', 'cuda:N' or 'mps'.")
+    raise PipelabError(
+        f"pipelab does not run on {device.type!r} devices (given: {name!r}). Use 'cpu', 'cuda:N' or 'mps'."
+    )

@@ -7,6 +7,7 @@ the race-free oracle of the first.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -147,10 +148,8 @@ class Execution:
         """Makes every worker stop before its next action, and gives up what is running. Safe from any thread."""
         self.stopped = True
         for gate in self._gates.values():
-            try:
+            with contextlib.suppress(RuntimeError):  # it was open already
                 gate.release()
-            except RuntimeError:
-                pass  # it was open already
         self._stages.cancel()
 
     def times(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -201,7 +200,5 @@ class Execution:
         self._ends[cell.index] = rank.mark()
         self._count += 1
         for gate in self._opens.get(cell.index, ()):
-            try:
+            with contextlib.suppress(RuntimeError):  # `stop` opened it
                 gate.release()
-            except RuntimeError:
-                pass  # `stop` opened it

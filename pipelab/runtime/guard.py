@@ -6,7 +6,7 @@ was never seen; without this check its gradient would be lost silently or counte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -38,9 +38,12 @@ def leaks(run: MicroBatch, stage: int, roots: list[Tensor], parameters: Paramete
         seen.add(node)
         number = node._sequence_nr()
         if number == _ACCUMULATE:
-            home = parameters.home(node.variable)  # type: ignore[attr-defined]
+            parameter = cast(Any, node).variable
+            home = parameters.home(parameter)
             if home not in (None, stage):
-                found.append(f"stage {stage} uses a parameter of stage {home}, of shape {tuple(node.variable.shape)}")  # type: ignore[attr-defined]
+                found.append(
+                    f"stage {stage} uses a parameter of stage {home}, of shape {tuple(parameter.shape)}"
+                )
         elif number < begin:
             found.append(f"stage {stage} uses a value of an earlier stage ({node.name()})")
         else:

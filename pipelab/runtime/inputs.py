@@ -120,11 +120,14 @@ class Batch:
             PipelabError: the weights have the wrong shape, are negative, or sum to zero.
         """
         if loss_weight is None:
-            return tuple(n / self.size for n in self.sizes) if reduction == "mean" else (1.0,) * len(self.sizes)
+            return (
+                tuple(n / self.size for n in self.sizes) if reduction == "mean" else (1.0,) * len(self.sizes)
+            )
         if isinstance(loss_weight, Tensor):
             if tuple(loss_weight.shape) != (self.size,):
                 raise PipelabError(
-                    f"loss_weight has the shape {tuple(loss_weight.shape)}; it needs one number a sample: ({self.size},)."
+                    f"loss_weight has the shape {tuple(loss_weight.shape)}; it needs one number a sample: "
+                    f"({self.size},)."
                 )
             parts = [float(part.sum()) for part in loss_weight.double().split(list(self.sizes))]
         else:

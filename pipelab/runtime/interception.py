@@ -23,7 +23,6 @@ class Cancelled(BaseException):
     """Unwinds a forward when its step is given up; the model's own `finally` blocks run."""
 
 
-
 # Properties of a tensor that make another tensor; the other ones (shape, dtype, ...) carry no values.
 _VIEW_PROPERTIES = {"T", "mT", "H", "mH", "real", "imag", "data"}
 # Methods that only ask what a tensor looks like.
@@ -54,10 +53,11 @@ class ForeignValues(TorchFunctionMode):
         super().__init__()
         self._microbatch = microbatch
 
-    def push(self) -> None:
+    def switch_on(self) -> None:
         _push_mode(self)
 
-    def pop(self) -> bool:
+    def switch_off(self) -> bool:
+        """Takes the mode off if it is on top of the stack; says whether it was."""
         depth = torch._C._len_torch_function_stack()
         if depth and torch._C._get_function_stack_at(depth - 1) is self:
             _pop_mode()
@@ -171,4 +171,4 @@ def _visible_functions() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.autograd.Function.apply = original
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ def layers(model: nn.Module, inputs: Any) -> tuple[str, ...]:
     """The layers of a model: names of modules at which a stage can begin, in the order of their first call.
 
     A layer runs from its module's first call to the next layer's. Layers are the children of the model; Sequential,
-    ModuleList and ModuleDict are opened, and so is every module on the way to the longest chain of them. The model's
+    ModuleList and ModuleDict are opened, and so is every module on the way to a large chain of them. The model's
     forward runs once, without gradients; random state and buffers are put back.
 
     Args:
@@ -60,7 +60,7 @@ def layers(model: nn.Module, inputs: Any) -> tuple[str, ...]:
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules that may be layers, in the order of registration."""
-    spine = _ancestors_of_longest_chain(model)
+    spine = _ancestors_of_large_chains(model)
 
     def open_up(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for name, child in module.named_children():
@@ -73,11 +73,20 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from open_up("", model)
 
 
-def _ancestors_of_longest_chain(model: nn.Module) -> set[str]:
-    """Names of the modules that hold the longest ModuleList or Sequential, from the model down to it."""
-    longest, length = "", 0
-    for name, module in model.named_modules():
-        if isinstance(module, _CONTAINERS) and len(module) > length:
-            longest, length = name, len(module)
-    parts = longest.split(".")
-    return {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)} if longest else set()
+def _ancestors_of_large_chains(model: nn.Module) -> set[str]:
+    """Names of the modules that hold a large chain, from the model down to it.
+
+    A chain is a ModuleList, Sequential or ModuleDict; it is large if it holds more than half as many modules as the
+    largest. An encoder and a decoder are both opened; the small Sequential inside a block is not.
+    """
+    sizes = {
+        name: sum(1 for _ in module.modules())
+        for name, module in model.named_modules()
+        if name and isinstance(module, _CONTAINERS) and len(module) > 1
+    }
+    opened = set()
+    for name, size in sizes.items():
+        if 2 * size > max(sizes.values()):
+            parts = name.split(".")
+            opened |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+    return opened

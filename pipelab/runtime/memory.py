@@ -45,11 +45,13 @@ class KeptBytes:
         def pack(tensor: Tensor) -> Any:
             storage = tensor.untyped_storage().data_ptr()
             if storage not in parameters:
-                key = (storage, tensor.storage_offset())
+                key = (storage, int(tensor.storage_offset()))
                 size = tensor.numel() * tensor.element_size()
                 counted = kept[microbatch.stage]
                 counted[key] = max(size, counted.get(key, 0))
-            return tensor.detach()  # the tensor itself would be a cycle when the operation saves its own output
+            return (
+                tensor.detach()
+            )  # the tensor itself would be a cycle when the operation saves its own output
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield

@@ -163,7 +163,8 @@ class MicroBatch:
             link.received = None
         self._call = None
         self.finished = True
-        self._done.release()
+        with contextlib.suppress(RuntimeError):  # a cancelled forward may end before its worker saw it park
+            self._done.release()
 
     def park(self, stage: int) -> None:
         """Hands the rank back to its worker until F(stage) comes."""
@@ -285,10 +286,19 @@ class MicroBatch:
         return self.stages[max(bisect.bisect_right(self.starts, _age(value)) - 1, 0)]
 
     def _check_aliases(self) -> None:
-        changed = [link for link in self.links if link.received is not None and link.received._version != link.version]
+        changed = [
+            link
+            for link in self.links
+            if link.received is not None and link.received._version != link.version
+        ]
         for link in changed:
             for other in self.links:
-                if other.sent is link.sent or other.sent is link.received or other.sent is None or link.sent is None:
+                if (
+                    other.sent is link.sent
+                    or other.sent is link.received
+                    or other.sent is None
+                    or link.sent is None
+                ):
                     continue
                 if other.sent.untyped_storage().data_ptr() == link.sent.untyped_storage().data_ptr():
                     raise PipelabError(
@@ -300,11 +310,11 @@ class MicroBatch:
 
     def mode_on(self) -> None:
         if self.mode is not None:
-            self.mode.push()
+            self.mode.switch_on()
 
     def mode_off(self) -> bool:
         """Takes the mode off if it is on top of the stack; says whether it was."""
-        return self.mode is not None and self.mode.pop()
+        return self.mode is not None and self.mode.switch_off()
 
 
 def _age(value: Tensor) -> int:

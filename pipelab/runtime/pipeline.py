@@ -202,7 +202,9 @@ class Pipeline:
                 f"Use pipe.forward(inputs), or another schedule."
             )
         if not torch.is_grad_enabled():
-            raise PipelabError("step() needs gradients, but they are switched off here. Use pipe.forward(inputs).")
+            raise PipelabError(
+                "step() needs gradients, but they are switched off here. Use pipe.forward(inputs)."
+            )
         with self._exclusive():
             batch = Batch.cut(inputs, target, self.schedule.num_microbatches)
             weights = batch.weights(self.reduction, loss_weight)
@@ -230,7 +232,9 @@ class Pipeline:
             num_microbatches = min(self.schedule.num_microbatches, batch_size(Args.of(inputs), None))
             batch = Batch.cut(inputs, None, num_microbatches)
             schedule = forwards_only(self.schedule, num_microbatches)
-            calls = [forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)]
+            calls = [
+                forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)
+            ]
             results, _ = self._run(schedule, program(schedule), calls, None)
         return model_outputs.join([result.outputs for result in results], batch.sizes)
 
@@ -259,7 +263,9 @@ class Pipeline:
         if self._closed:
             raise PipelabError("This pipeline is closed. Make a new one: pp.Pipeline(model, pipe.plan, ...).")
         if not self._busy.acquire(blocking=False):
-            raise PipelabError("This pipeline is running a step already. Wait for it, or stop it: pipe.interrupt().")
+            raise PipelabError(
+                "This pipeline is running a step already. Wait for it, or stop it: pipe.interrupt()."
+            )
         try:
             self._fingerprint.check(self.model)
             self._interrupted = False
@@ -286,7 +292,7 @@ class Pipeline:
                     if execution.stopped:
                         raise KeyboardInterrupt
                 times = execution.times()
-                results = [microbatch.result for microbatch in stages.microbatches]
+                results = [m.result for m in stages.microbatches if m.result is not None]
                 if interrupts.caught:
                     raise KeyboardInterrupt
             except BaseException as error:
@@ -323,7 +329,9 @@ class Pipeline:
                 f"much as the work; the virtual clock (devices=pp.virtual({len(names)})) times them alone"
             )
         if self._leaks:
-            notes.append(f"{len(self._leaks)} values crossed a border unseen and were repaired; the next step learns")
+            notes.append(
+                f"{len(self._leaks)} values crossed a border unseen and were repaired; the next step learns"
+            )
         return Trace.from_times(
             self.schedule,
             start,
@@ -338,11 +346,15 @@ class Pipeline:
 def _as_plan(
     split: Split | Plan, schedule: Schedule | None, devices: str | Sequence[str] | VirtualDevices
 ) -> Plan:
-    given = devices if isinstance(devices, (str, VirtualDevices)) else tuple(str(device) for device in devices)
+    given = (
+        devices if isinstance(devices, (str, VirtualDevices)) else tuple(str(device) for device in devices)
+    )
     if isinstance(split, Plan):
         if schedule is not None:
             raise TypeError("A Plan brings its own schedule: Pipeline(model, plan, loss_fn=...).")
-        return split if given == "auto" else Plan(split.split, split.schedule, devices=given, links=split.links)
+        return (
+            split if given == "auto" else Plan(split.split, split.schedule, devices=given, links=split.links)
+        )
     if not isinstance(split, Split):
         raise TypeError(
             f"split must be a Split such as pp.Split(['blocks.4']), or a Plan, not {type(split).__name__}."

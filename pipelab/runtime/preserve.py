@@ -61,7 +61,9 @@ class WrittenGradients:
         """Sets every gradient that was written to since then to None; returns how many."""
         cleared = 0
         for parameter, gradient, version in self._before:
-            if parameter.grad is not None and (parameter.grad is not gradient or gradient._version != version):
+            if parameter.grad is not None and (
+                parameter.grad is not gradient or gradient._version != version
+            ):
                 parameter.grad = None
                 cleared += 1
         return cleared

@@ -17,6 +17,8 @@ from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 from pipelab.runtime.devices import resolve
 from pipelab.runtime.inputs import Args, Batch, batch_size, enlarge
+from pipelab.runtime.interception import Cancelled
+from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.layers import layers
 from pipelab.runtime.loss import loss_call
 from pipelab.runtime.preserve import preserved
@@ -89,7 +91,7 @@ def profile(
     bench = _Bench(model, names, torch.device(name), loss_fn, threads)
     host_threads = torch.get_num_threads()
     try:
-        with preserved(model), torch.enable_grad(), _Bar(runs, progress) as bar:
+        with preserved(model), torch.enable_grad(), Interrupts(bench.stop), _Bar(runs, progress) as bar:
             measured = {n: bench.measure(*enlarge(args, target, n), n, repeats, bar.advance) for n in sizes}
     finally:
         torch.set_num_threads(host_threads)
@@ -118,6 +120,14 @@ class _Bench:
         self._threads = threads
         self._cut = self._cut_model()
         self.bytes: dict[int, Any] = {}
+        self._stages: SuspendedStages | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Makes the run that is under way raise KeyboardInterrupt, soon."""
+        self._stopped = True
+        if self._stages is not None:
+            self._stages.cancel()
 
     def close(self) -> None:
         self._pool.close()
@@ -151,7 +161,7 @@ class _Bench:
         count = len(self._names)
         context = StepContext(self._cut, [self._rank] * count, in_flight=1)
         call = loss_call(self.model, self._loss_fn, batch, 0, 1.0, self._cut.devices)
-        stages = SuspendedStages(context, [call])
+        stages = self._stages = SuspendedStages(context, [call])
         torch.set_num_threads(self._threads)
         self._cut.randomness.begin_step()
         forward, timed = [0.0] * count, [0.0] * count
@@ -160,25 +170,31 @@ class _Bench:
                 self._rank.begin_step()
                 self._rank.activate()
                 for layer in range(count):
-                    forward[layer] = self._seconds(lambda layer=layer: stages.forward(layer, 0))  # type: ignore[misc]
+                    forward[layer] = self._seconds(stages.forward, layer)
                 for layer in reversed(range(count)):
                     if whole:
-                        timed[layer] = self._seconds(lambda layer=layer: stages.backward(layer, 0))  # type: ignore[misc]
-                    else:
-                        timed[layer] = self._seconds(lambda layer=layer: stages.input_gradient_alone(layer, 0))  # type: ignore[misc]
-                        stages.backward(layer, 0)
+                        timed[layer] = self._seconds(stages.backward, layer)
+                        continue
+                    if stages.has_input_gradient(layer, 0):
+                        timed[layer] = self._seconds(stages.input_gradient_alone, layer)
+                    stages.backward(layer, 0)
                 self._rank.finish()
         finally:
+            self._stages = None
             self._cut.randomness.end_step()
-        if self._device.type == "cpu":  # without the hand-over between threads, which is no work of the layer's
-            seconds = stages.microbatches[0].seconds
-            forward = [seconds.get(layer, 0.0) for layer in range(count)]
+        if self._device.type == "cpu":  # without the hand-over between threads, which is no work of a layer
+            forward = [stages.microbatches[0].seconds.get(layer, 0.0) for layer in range(count)]
         return _Sample(forward, None if whole else timed, timed if whole else None)
 
-    def _seconds(self, action: Callable[[], None]) -> float:
+    def _seconds(self, action: Callable[[int, int], None], layer: int) -> float:
+        if self._stopped:
+            raise KeyboardInterrupt
         self._rank.finish()
         begin = time.perf_counter()
-        action()
+        try:
+            action(layer, 0)
+        except Cancelled:
+            raise KeyboardInterrupt from None
         self._rank.finish()
         return time.perf_counter() - begin
 
@@ -189,18 +205,20 @@ class _Bar:
     def __init__(self, total: int, progress: Progress) -> None:
         self._total, self._done = total, 0
         self._report = progress if callable(progress) else None
-        # A bar appears only for what takes over a second.
-        self._bar = tqdm(total=total, desc="profile", delay=1, leave=False, disable=progress is not True)
+        # A bar appears only for what takes over a second. (Even a disabled one would start a thread of tqdm's.)
+        self._bar = tqdm(total=total, desc="profile", delay=1, leave=False) if progress is True else None
 
     def __enter__(self) -> _Bar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def advance(self) -> None:
         self._done += 1
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
         if self._report is not None:
             self._report(self._done, self._total)
 
@@ -248,7 +266,11 @@ def affine_fit(sizes: np.ndarray, values: np.ndarray) -> Affine:
         return Affine(0.0, 0.0)
     weight = 1 / np.maximum(values, values.max() * 1e-6)
     candidates = []
-    for columns in ([np.ones_like(sizes), sizes], [np.zeros_like(sizes), sizes], [np.ones_like(sizes), np.zeros_like(sizes)]):
+    for columns in (
+        [np.ones_like(sizes), sizes],
+        [np.zeros_like(sizes), sizes],
+        [np.ones_like(sizes), np.zeros_like(sizes)],
+    ):
         matrix = np.stack(columns, axis=1)
         solution = np.linalg.lstsq(matrix * weight[:, None], values * weight, rcond=None)[0]
         if (solution >= 0).all():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 
-import torch
 from torch import nn
 
 from pipelab.core.actions import Kind
@@ -40,9 +39,13 @@ def check_model(model: nn.Module, split: Split) -> None:
                 f"A stage begins at {name!r}, a {type(modules[name]).__name__}, which holds modules and is never "
                 f"called itself.{instead}"
             )
-    twice = [name for i, name in enumerate(split.cuts) if modules[name] in [modules[n] for n in split.cuts[:i]]]
+    twice = [
+        name for i, name in enumerate(split.cuts) if modules[name] in [modules[n] for n in split.cuts[:i]]
+    ]
     if twice:
-        raise PipelabError(f"Two stages begin at the same module (one of its names is {twice[0]!r}). Drop one cut.")
+        raise PipelabError(
+            f"Two stages begin at the same module (one of its names is {twice[0]!r}). Drop one cut."
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.device.type == "meta":
             raise PipelabError(

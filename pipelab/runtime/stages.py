@@ -37,7 +37,12 @@ class CutModel:
     """
 
     def __init__(
-        self, model: nn.Module, cuts: tuple[str, ...], devices: list[torch.device], pool: ThreadPool, threads: int
+        self,
+        model: nn.Module,
+        cuts: tuple[str, ...],
+        devices: list[torch.device],
+        pool: ThreadPool,
+        threads: int,
     ) -> None:
         self.model = model
         self.names = cuts
@@ -80,13 +85,19 @@ class StepContext:
         self._streams = streams
         self._in_flight = in_flight
         self.model, self.cuts, self.flow = cut_model.model, cut_model.cuts, cut_model.flow
-        self.parameters, self.randomness, self.pool = cut_model.parameters, cut_model.randomness, cut_model.pool
+        self.parameters, self.randomness, self.pool = (
+            cut_model.parameters,
+            cut_model.randomness,
+            cut_model.pool,
+        )
         self.grad = torch.is_grad_enabled()
         self.learning = self.grad not in self.flow.learnt
         self.leaks: list[str] = []
         self.variables = contextvars.copy_context()
         self._autocast = [
-            (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
+            (kind, torch.get_autocast_dtype(kind))
+            for kind in ("cpu", "cuda")
+            if torch.is_autocast_enabled(kind)
         ]
         self._kept_before = self._kept_values() if self.learning else {}
 
@@ -116,7 +127,9 @@ class StepContext:
     def elsewhere(self, value: Tensor, stage: int) -> bool:
         """Whether `value` lies on another device than the stage's. Scalars on the CPU work everywhere."""
         device = self.device(stage)
-        return device is not None and value.device != device and (value.dim() > 0 or value.device.type != "cpu")
+        return (
+            device is not None and value.device != device and (value.dim() > 0 or value.device.type != "cpu")
+        )
 
     def before_transfer(self, value: Tensor, stage: int) -> None:
         """A GPU's copy runs on the sender's current stream too: let it wait, and keep the value until it is done."""
@@ -137,7 +150,9 @@ class StepContext:
         """
         if not self.learning or self._in_flight <= 1:
             return
-        kept = [name for name, value in self._kept_values().items() if self._kept_before.get(name) is not value]
+        kept = [
+            name for name, value in self._kept_values().items() if self._kept_before.get(name) is not value
+        ]
         if kept:
             raise PipelabError(
                 f"The model keeps values of the running micro-batch on itself across a cut: {', '.join(kept[:3])}. "
@@ -174,7 +189,9 @@ class StepContext:
             for attribute, value in list(vars(module).items()):
                 if attribute not in ("_parameters", "_buffers", "_modules"):
                     for index, tensor in enumerate(_graph_values(value)):
-                        found[f"{module_name or 'model'}.{attribute}" + (f"[{index}]" if index else "")] = tensor
+                        found[f"{module_name or 'model'}.{attribute}" + (f"[{index}]" if index else "")] = (
+                            tensor
+                        )
         return found
 
 
@@ -241,6 +258,10 @@ class SuspendedStages:
             torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
         self._forget(run, stage)
 
+    def has_input_gradient(self, stage: int, microbatch: int) -> bool:
+        """Whether the stage received anything that wants a gradient; the first stage of token ids does not."""
+        return any(link.target == stage for link in self.microbatches[microbatch].links)
+
     def input_gradient_alone(self, stage: int, microbatch: int) -> None:
         """Computes the gradients of the stage's inputs alone and throws them away, for a profile to time.
 
@@ -261,7 +282,12 @@ class SuspendedStages:
     def _roots(self, run: MicroBatch, stage: int) -> tuple[list[Tensor], list[Tensor]]:
         roots, gradients = [], []
         for link in run.links:
-            if link.source == stage and link.sent is not None and link.leaf is not None and link.leaf.grad is not None:
+            if (
+                link.source == stage
+                and link.sent is not None
+                and link.leaf is not None
+                and link.leaf.grad is not None
+            ):
                 self._context.before_transfer(link.leaf.grad, stage)
                 roots.append(link.sent)
                 gradients.append(link.leaf.grad.to(link.sent.device))

@@ -32,6 +32,7 @@ def placed(schedule: Schedule, durations: Times, links: Links | None = None) -> 
             chosen = (table.kind == code) & (table.stage == stage)
             if chosen.any():
                 medians[int(code), stage] = float(np.median(durations[chosen]))
+
     def per_stage(kind: str) -> tuple[float, ...]:
         code = [str(k) for k in KINDS].index(kind)
         return tuple(medians.get((code, stage), 0.0) for stage in range(stages))

@@ -22,7 +22,8 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*heads.unbind(0), dropout_p=dropout, is_causal=True)
+        query, key, value = heads.unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -33,7 +34,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
@@ -44,7 +47,14 @@ class GPT(nn.Module):
     """A small GPT. Input: token ids, shape (batch, length); output: logits, shape (batch, length, vocab)."""
 
     def __init__(
-        self, layers: int, width: int, heads: int, vocab: int, context: int, tied: bool = False, dropout: float = 0.0
+        self,
+        layers: int,
+        width: int,
+        heads: int,
+        vocab: int,
+        context: int,
+        tied: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -105,7 +115,8 @@ class UNet(nn.Module):
         super().__init__()
         widths = [channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            nn.Conv2d(1 if level == 0 else widths[level - 1], widths[level], 3, padding=1) for level in range(depth)
+            nn.Conv2d(1 if level == 0 else widths[level - 1], widths[level], 3, padding=1)
+            for level in range(depth)
         )
         self.bottom = nn.Conv2d(widths[depth - 1], widths[depth], 3, padding=1)
         self.up = nn.ModuleList(

@@ -1,0 +1,374 @@
+"""After whatever goes wrong the process is healthy, the message says what to do, and the next step is right."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import pipelab as pp
+from tests.runtime.models import gpt, mlp
+
+SCHEDULE = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+DEVICES = {"threads": ["cpu", "cpu"], "virtual": pp.virtual(2)}
+
+
+class Saboteur(nn.Module):
+    """Does what it is told in the forward or backward of its n-th call, and nothing otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_forward = self.in_backward = None
+        self.at, self.calls = 0, 0
+
+    def forward(self, x):
+        self.calls += 1
+        now = self.calls == self.at
+        if now and self.in_forward:
+            self.in_forward()
+        if now and self.in_backward:
+            action = self.in_backward
+            x = x * 1
+            x.register_hook(lambda _gradient: action())
+        return x
+
+
+def sabotaged():
+    model, x, y, loss_fn = mlp()
+    model.insert(3, Saboteur())
+    model.insert(6, Saboteur())
+    return model, x, y, loss_fn
+
+
+def throw(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.fixture(params=DEVICES)
+def setup(request):
+    model, x, y, loss_fn = sabotaged()
+    pipe = pp.Pipeline(model, pp.Split(["5"]), SCHEDULE, loss_fn=loss_fn, devices=DEVICES[request.param])
+    pipe.step(x, y)
+    model.zero_grad()
+    yield model, x, y, pipe
+    model.zero_grad()
+    for module in model:
+        if isinstance(module, Saboteur):
+            module.in_forward = module.in_backward = None
+    assert pp.check_gradients(pipe, x, y), "the step after a failure must be right"
+    pipe.close()
+
+
+def arm(model, where, what, action, call):
+    saboteur = model[where]
+    saboteur.calls, saboteur.at = 0, call
+    setattr(saboteur, f"in_{what}", action)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError, StopIteration, SystemExit, MemoryError, KeyError],
+)
+@pytest.mark.parametrize(("where", "what", "call"), [(3, "forward", 1), (3, "forward", 4), (6, "forward", 2)])
+def test_an_exception_of_the_model_keeps_its_type_and_names_its_action(setup, error, where, what, call):
+    model, x, y, pipe = setup
+    error = error("boom")
+    arm(model, where, what, throw(error), call)
+    before = threading.active_count()
+    with pytest.raises(type(error)) as caught:
+        pipe.step(x, y)
+    assert caught.value is error
+    stage = 0 if where == 3 else 1
+    assert (
+        f"raised in action {stage}F{call - 1}: the forward of stage {stage}, micro-batch {call - 1}"
+        in error.__notes__[0]
+    )
+    assert all(p.grad is None for p in model.parameters())
+    assert threading.active_count() == before
+
+
+def test_an_exception_in_a_backward_clears_what_was_written_and_says_so(setup):
+    model, x, y, pipe = setup
+    arm(model, 6, "backward", throw(RuntimeError("boom")), 3)
+    with pytest.raises(RuntimeError) as caught:
+        pipe.step(x, y)
+    notes = "\n".join(caught.value.__notes__)
+    assert "raised in action 1B2" in notes and "are now None" in notes
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_gradients_of_earlier_steps_are_kept_where_a_failed_step_wrote_nothing(setup):
+    model, x, y, pipe = setup
+    pipe.step(x, y)
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    arm(model, 3, "forward", throw(RuntimeError("boom")), 1)
+    with pytest.raises(RuntimeError):
+        pipe.step(x, y)
+    assert all(torch.equal(p.grad, before[name]) for name, p in model.named_parameters())
+
+
+def test_an_exception_in_the_loss_names_the_last_stage():
+    model, x, y, _ = mlp()
+
+    def loss_fn(output, target):
+        raise ZeroDivisionError("loss")
+
+    with (
+        pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]) as pipe,
+        pytest.raises(ZeroDivisionError) as caught,
+    ):
+        pipe.step(x, y)
+    assert "1F0" in caught.value.__notes__[0]
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    model, x, y, _ = mlp()
+    with (
+        pp.Pipeline(
+            model, pp.Split(["4"]), SCHEDULE, loss_fn=lambda o, t: (o - t) ** 2, devices=["cpu", "cpu"]
+        ) as pipe,
+        pytest.raises(pp.PipelabError, match=r"one number; it is a tensor of shape \(2, 6\)"),
+    ):
+        pipe.step(x, y)
+
+
+def interrupt_after(seconds):
+    threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "call"), [(3, "forward", 1), (6, "forward", 3), (6, "backward", 4)]
+)
+def test_an_interrupt_ends_the_step_soon_and_leaves_no_half_gradients(setup, where, what, call):
+    model, x, y, pipe = setup
+    arm(model, where, what, lambda: time.sleep(0.5), call)  # one module call that is running
+    handler = signal.getsignal(signal.SIGINT)
+    interrupt_after(0.2)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pipe.step(x, y)
+    assert time.monotonic() - begin < 3
+    assert all(p.grad is None for p in model.parameters())
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_does_not_wait_for_the_rest_of_a_long_stage():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.2)
+            return x
+
+    model, x, y, loss_fn = mlp()
+    for _ in range(50):
+        model.append(Slow())
+    with pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]) as pipe:
+        interrupt_after(0.5)
+        begin = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            pipe.step(x, y)
+        assert time.monotonic() - begin < 2  # one forward of the last stage takes 10 s
+
+
+def test_ten_interrupts_in_a_row_are_one(setup):
+    model, x, y, pipe = setup
+    arm(model, 6, "forward", lambda: time.sleep(0.6), 2)
+    for k in range(10):
+        interrupt_after(0.1 + 0.03 * k)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.step(x, y)
+
+
+def test_a_step_in_another_thread_is_stopped_by_interrupt(setup):
+    model, x, y, pipe = setup
+    arm(model, 6, "forward", lambda: time.sleep(0.5), 2)
+    caught = []
+
+    def work():
+        try:
+            pipe.step(x, y)
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(0.2)
+    with pytest.raises(pp.PipelabError, match="running a step already"):
+        pipe.step(x, y)
+    pipe.interrupt()
+    thread.join(5)
+    assert not thread.is_alive() and isinstance(caught[0], KeyboardInterrupt)
+
+
+def test_an_interrupted_profile_leaves_the_model_as_it_was():
+    model, x, y, loss_fn = sabotaged()
+    arm(model, 3, "forward", lambda: time.sleep(0.5), 4)
+    before, active = {k: v.clone() for k, v in model.state_dict().items()}, threading.active_count()
+    interrupt_after(0.2)
+    with pytest.raises(KeyboardInterrupt):
+        pp.profile(model, x, y, loss_fn=loss_fn, repeats=50, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert threading.active_count() == active, threading.enumerate()
+    assert pp.profile(model, x, y, loss_fn=loss_fn, repeats=1, progress=False).num_layers == len(model)
+
+
+# -- refused before anything ran ------------------------------------------------------------------------------------
+
+
+def make(model=None, split=("4",), schedule=SCHEDULE, **options):
+    model = mlp()[0] if model is None else model
+    return pp.Pipeline(
+        model, pp.Split(split), schedule, **{"loss_fn": torch.nn.functional.mse_loss} | options
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"split": ("4", "6")}, r"3 stages.*wants 2"),
+        ({"split": ("9",)}, r"begins at '9', but Sequential has no module of that name"),
+        ({"devices": ["cpu"]}, r"2 ranks"),
+        ({"devices": pp.virtual(3)}, r"2 ranks"),
+        ({"devices": ["cpu", "cuda:77"]}, r"no device 'cuda:77'.*Use 'cpu' or pp.virtual"),
+        ({"devices": ["cpu", "gpu"]}, r"no device 'gpu'"),
+        ({"devices": ["cpu", "meta"]}, r"does not run on 'meta'"),
+        ({"devices": "cpu"}, r"devices is 'cpu'"),
+        ({"reduction": "none"}, r"reduction is 'none'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_sentence(options, sentence):
+    with pytest.raises(pp.PipelabError, match=sentence):
+        make(**options)
+
+
+def test_wrong_calls_are_type_errors():
+    with pytest.raises(TypeError, match="split must be a Split"):
+        pp.Pipeline(mlp()[0], ["4"], SCHEDULE)
+    with pytest.raises(TypeError, match="schedule is missing"):
+        pp.Pipeline(mlp()[0], pp.Split(["4"]))
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module"):
+        pp.Pipeline(lambda x: x, pp.Split(["4"]), SCHEDULE)
+    with pytest.raises(TypeError, match="loss_fn must be a function"):
+        make(loss_fn=3)
+    plan = pp.Plan(pp.Split(["4"]), SCHEDULE)
+    with pytest.raises(TypeError, match="brings its own schedule"):
+        pp.Pipeline(mlp()[0], plan, SCHEDULE)
+
+
+def test_a_misspelt_cut_names_the_nearest_modules():
+    with pytest.raises(pp.PipelabError, match=r"nearest are 'blocks\.2'"):
+        pp.Pipeline(gpt()[0], pp.Split(["block.2"]), SCHEDULE)
+
+
+def test_a_cut_at_a_container_names_a_module_in_it():
+    with pytest.raises(
+        pp.PipelabError, match=r"ModuleList, which holds modules and is never called.*'blocks\.0'"
+    ):
+        pp.Pipeline(gpt()[0], pp.Split(["blocks"]), SCHEDULE)
+
+
+def test_weights_on_the_meta_device_are_refused():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(pp.PipelabError, match="meta device"):
+        make(model, ("1",))
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.unused, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+def test_a_cut_at_a_module_that_is_never_called_is_refused_before_any_gradient(devices):
+    model, x, y = Unused().double(), *mlp()[1:3]
+    with make(model, ("unused",), devices=devices) as pipe:
+        with pytest.raises(
+            pp.PipelabError, match=r"begins at 'unused', but the model's forward never calls"
+        ) as caught:
+            pipe.step(x, y)
+        assert "are now None" not in "".join(caught.value.__notes__)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_cuts_out_of_order_are_refused_with_the_right_order():
+    _, x, y, _ = mlp()
+    schedule = pp.schedule("1f1b", num_ranks=3, num_microbatches=4)
+    with (
+        make(split=("4", "2"), schedule=schedule, devices=["cpu"] * 3) as pipe,
+        pytest.raises(pp.PipelabError, match=r"Split\(\['2', '4'\]\)"),
+    ):
+        pipe.step(x, y)
+
+
+def test_more_microbatches_than_samples_are_refused_before_anything_ran():
+    model, x, y, _ = mlp()
+    with make(model, devices=["cpu", "cpu"]) as pipe, pytest.raises(pp.PipelabError, match="the batch has 3"):
+        pipe.step(x[:3], y[:3])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_schedules_that_the_engine_does_not_run_are_refused_by_name():
+    split_backward = pp.Schedule([["0F0", "0I0", "0W0"], ["1F0", "1I0", "1W0"]], name="mine")
+    with pytest.raises(pp.PipelabError, match=r"'mine' holds 0I0"):
+        make(schedule=split_backward)
+
+
+def test_training_with_a_schedule_without_backward_points_to_forward():
+    _, x, y, _ = mlp()
+    forward_only = pp.schedule("forward-only", num_ranks=2, num_microbatches=4)
+    with make(schedule=forward_only, devices=["cpu", "cpu"]) as pipe:
+        with pytest.raises(pp.PipelabError, match=r"pipe\.forward"):
+            pipe.step(x, y)
+        assert pipe.forward(x).shape == y.shape
+
+
+def test_a_step_without_gradients_points_to_forward():
+    _, x, y, _ = mlp()
+    with (
+        make(devices=["cpu", "cpu"]) as pipe,
+        torch.no_grad(),
+        pytest.raises(pp.PipelabError, match=r"pipe\.forward"),
+    ):
+        pipe.step(x, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(6, 6).double())),
+            r"'0.weight' was replaced",
+        ),
+        (lambda m: m.append(nn.Linear(6, 6)), r"added"),
+        (lambda m: setattr(m[0], "bias", None), r"'0.bias' has gone"),
+        (lambda m: m.__setitem__(4, m[4].__class__(6, 6)), r"replaced"),
+    ],
+)
+def test_a_model_changed_after_it_was_cut_is_noticed(change, sentence):
+    model, x, y, _ = mlp()
+    with make(model, devices=["cpu", "cpu"]) as pipe:
+        pipe.step(x, y)
+        change(model)
+        with pytest.raises(pp.PipelabError, match=sentence):
+            pipe.step(x, y)
+
+
+def test_a_closed_pipeline_says_so():
+    _, x, y, _ = mlp()
+    pipe = make(devices=["cpu", "cpu"])
+    pipe.close()
+    pipe.close()
+    with pytest.raises(pp.PipelabError, match="closed"):
+        pipe.step(x, y)
+    assert "closed" in repr(pipe)

@@ -1,0 +1,179 @@
+"""What the first step cannot know: values that cross a border later, or in ways that must be refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pipelab as pp
+
+SCHEDULE = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+
+
+class Branching(nn.Module):
+    """Reads a value of the first stage, and a parameter of it, in a later stage, but only when told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.branch = False
+
+    def forward(self, x):
+        first = self.a(x)
+        second = self.b(first)
+        if self.branch:
+            second = second * first + self.a.weight.sum()
+        return second
+
+
+@pytest.mark.parametrize("devices", [["cpu", "cpu"], pp.virtual(2)], ids=["threads", "virtual"])
+def test_a_branch_first_taken_later_is_repaired_and_then_learnt(devices):
+    torch.manual_seed(0)
+    model, x, y = Branching().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=devices) as pipe:
+        assert pp.check_gradients(pipe, x, y) and not pipe.leaks
+        model.branch = True
+        check = pp.check_gradients(pipe, x, y)
+        assert check, str(check)
+        assert any("value of an earlier stage" in leak for leak in pipe.leaks)
+        for _ in range(2):
+            assert pp.check_gradients(pipe, x, y) and not pipe.leaks
+
+
+def test_a_leak_is_told_in_the_trace():
+    model, x, y = Branching().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
+        pipe.step(x, y)
+        model.branch = True
+        assert any("crossed a border unseen" in note for note in pipe.step(x, y).trace.notes)
+
+
+class Keeper(nn.Module):
+    """Keeps a value on itself between two stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.kept = [self.a(x)]
+        return self.b(self.kept[0]) + self.kept[0]
+
+
+def test_a_value_kept_on_the_model_across_a_cut_is_refused_while_microbatches_would_mix():
+    model, x, y = Keeper().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with (
+        pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe,
+        pytest.raises(pp.PipelabError, match=r"on itself across a cut: model\.kept"),
+    ):
+        pipe.step(x, y)
+
+
+def test_with_one_microbatch_in_flight_a_kept_value_is_fine():
+    model, x, y = Keeper().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    naive = pp.schedule("naive", num_ranks=2, num_microbatches=4)
+    with pp.Pipeline(model, pp.Split(["b"]), naive, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
+        pipe.step(
+            x, y
+        )  # the model keeps the last micro-batch's value, which is no reason to refuse the next step
+        model.zero_grad()
+        model.kept = None
+        assert pp.check_gradients(pipe, x, y)
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx, gradient):
+        a, b = ctx.saved_tensors
+        return gradient * b, gradient * a
+
+
+class Custom(nn.Module):
+    """A custom autograd Function that takes a value of an earlier stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        first = self.a(x)
+        return self.c(Scaled.apply(self.b(first), first))
+
+
+class InPlace(nn.Module):
+    """Changes what it received in place, right behind the cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.ReLU(inplace=True)
+        self.c = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "cuts"), [(Custom, ["b", "c"]), (Custom, ["c"]), (InPlace, ["b"]), (InPlace, ["b", "c"])]
+)
+def test_custom_functions_and_in_place_changes_behind_a_cut_are_right(make, cuts):
+    torch.manual_seed(0)
+    model, x, y = make().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    schedule = pp.schedule("1f1b", num_ranks=len(cuts) + 1, num_microbatches=4)
+    with pp.Pipeline(
+        model, pp.Split(cuts), schedule, loss_fn=F.mse_loss, devices=["cpu"] * (len(cuts) + 1)
+    ) as pipe:
+        for _ in range(2):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+
+
+class Aliased(nn.Module):
+    """Changes one view of a memory in place behind the cut while another view of it crosses too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Identity()
+
+    def forward(self, x):
+        whole = self.a(x)
+        left, right = whole[:, :2], whole[:, 2:]
+        marker = self.b(left)
+        marker.mul_(2)
+        return torch.cat([marker, right], dim=1)
+
+
+def test_views_of_one_memory_that_are_changed_behind_a_cut_are_refused():
+    model, x, y = Aliased().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with (
+        pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe,
+        pytest.raises(pp.PipelabError, match="another view of the same memory"),
+    ):
+        pipe.step(x, y)
+
+
+class Swallower(nn.Module):
+    """Catches the error of one of its modules and goes on."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(9, 9), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        try:
+            x = self.b(x)
+        except RuntimeError:
+            x = x * 2
+        return self.c(x)
+
+
+def test_a_model_may_catch_the_errors_of_its_modules():
+    model, x, y = Swallower().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with pp.Pipeline(model, pp.Split(["c"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
+        for _ in range(2):
+            assert pp.check_gradients(pipe, x, y)

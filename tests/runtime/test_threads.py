@@ -1,0 +1,35 @@
+"""Threads are kept and ended."""
+
+import queue
+import threading
+
+from pipelab.runtime.threads import ThreadPool
+
+
+def test_a_thread_is_used_again():
+    pool, done = ThreadPool(), queue.SimpleQueue()
+    names = set()
+    for _ in range(20):
+        pool.run(lambda: (names.add(threading.get_ident()), done.put(None)))
+        done.get(timeout=5)
+    assert len(pool) <= 2  # the second only if the first was not back in the pool yet
+    pool.close()
+
+
+def test_jobs_that_wait_for_each_other_do_not_deadlock():
+    pool, barrier, done = ThreadPool(), threading.Barrier(5), queue.SimpleQueue()
+    for _ in range(5):
+        pool.run(lambda: done.put(barrier.wait(timeout=5)))
+    assert sorted(done.get(timeout=5) for _ in range(5)) == [0, 1, 2, 3, 4]
+    pool.close()
+
+
+def test_closing_ends_every_thread():
+    before = threading.active_count()
+    pool, done = ThreadPool(), queue.SimpleQueue()
+    for _ in range(3):
+        pool.run(lambda: done.put(None))
+    for _ in range(3):
+        done.get(timeout=5)
+    pool.close()
+    assert threading.active_count() == before
