@@ -153,12 +153,12 @@ class Action:
         return f"Action.parse({str(self)!r})"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class ActionTable:
     """Many actions as read-only numpy columns, one row for each plain action.
 
-    Rows are sorted by rank, then by the order on the rank. An overlap is one cell of several rows; every
-    other cell is one row, so that `cell` counts the rows when there are no overlaps.
+    Rows are sorted by rank, then by order on the rank. An overlap is one cell of several rows; every other
+    cell is one row, so that `cell` counts the rows when there are no overlaps.
 
     Attributes:
         kind: shape (rows,), uint8, index into `KINDS`; never the code of `OVERLAP`.
@@ -166,39 +166,60 @@ class ActionTable:
         microbatch: shape (rows,), int32.
         rank: shape (rows,), int32, ascending.
         cell: shape (rows,), int32, ascending without gaps.
-
-    Raises:
-        PipelabError: columns of different lengths, more than `MAX_CELLS` rows, unsorted ranks, or numbers out
-            of range.
     """
 
     kind: IntArray
     stage: IntArray
     microbatch: IntArray
     rank: IntArray
-    cell: IntArray | None = None
+    cell: IntArray
 
-    def __post_init__(self) -> None:
-        rows = len(self.kind)
+    def __init__(
+        self,
+        kind: npt.ArrayLike,
+        stage: npt.ArrayLike,
+        microbatch: npt.ArrayLike,
+        rank: npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+    ) -> None:
+        """Take copies of columns of integers.
+
+        Args:
+            kind: codes, indices into `KINDS`.
+            stage: ids of stages.
+            microbatch: numbers of micro-batches.
+            rank: the rank of each row, ascending.
+            cell: the cell of each row; None makes each row a cell of its own.
+
+        Raises:
+            PipelabError: columns of different lengths, more than `MAX_CELLS` rows, rows not sorted, or
+                numbers out of range.
+        """
+        rows = len(np.asarray(kind))
         if rows > MAX_CELLS:
             raise PipelabError(
                 f"A schedule of {rows:,} cells is refused: the limit is {MAX_CELLS:,} (2**22)."
             )
-        if self.cell is None:
-            object.__setattr__(self, "cell", np.arange(rows, dtype=np.int32))
-        for name in ("kind", "stage", "microbatch", "rank", "cell"):
-            column = np.asarray(getattr(self, name))
+        columns = {
+            "kind": kind,
+            "stage": stage,
+            "microbatch": microbatch,
+            "rank": rank,
+            "cell": np.arange(rows, dtype=np.int32) if cell is None else cell,
+        }
+        for name, values in columns.items():
+            column = np.asarray(values)
             if column.shape != (rows,):
                 raise PipelabError(f"Column {name} has shape {column.shape}, not ({rows},).")
             limit = len(KINDS) - 2 if name == "kind" else MAX_CELLS
-            if rows and not (column.min() >= 0 and column.max() <= limit):
+            if rows and (column.dtype.kind not in "iu" or column.min() < 0 or column.max() > limit):
                 raise PipelabError(f"Column {name} must hold integers from 0 to {limit:,}.")
             column = column.astype(np.uint8 if name == "kind" else np.int32)
             column.setflags(write=False)
             object.__setattr__(self, name, column)
         if rows and (np.diff(self.rank) < 0).any():
             raise PipelabError("Rows of an action table must be sorted by rank.")
-        if rows and (self.cells[0] != 0 or not np.isin(np.diff(self.cells), (0, 1)).all()):
+        if rows and (self.cell[0] != 0 or not np.isin(np.diff(self.cell), (0, 1)).all()):
             raise PipelabError("Column cell must count from 0 without gaps.")
 
     @classmethod
@@ -226,12 +247,6 @@ class ActionTable:
         return cls(*columns)
 
     @property
-    def cells(self) -> IntArray:
-        """The cell of each row: `cell`, which is never None once the table is made."""
-        assert self.cell is not None
-        return self.cell
-
-    @property
     def num_rows(self) -> int:
         """How many plain actions there are."""
         return len(self.kind)
@@ -239,7 +254,7 @@ class ActionTable:
     @cached_property
     def num_cells(self) -> int:
         """How many cells there are: rows, with each overlap counted once."""
-        return int(self.cells[-1]) + 1 if self.num_rows else 0
+        return int(self.cell[-1]) + 1 if self.num_rows else 0
 
     @property
     def has_overlaps(self) -> bool:
@@ -250,8 +265,8 @@ class ActionTable:
     def first_rows(self) -> IntArray:
         """Shape (cells,): the first row of each cell."""
         if not self.has_overlaps:
-            return self.cells
-        return np.flatnonzero(np.diff(self.cells, prepend=-1)).astype(np.int32)
+            return self.cell
+        return np.flatnonzero(np.diff(self.cell, prepend=-1)).astype(np.int32)
 
     @cached_property
     def cell_kinds(self) -> IntArray:
@@ -259,7 +274,7 @@ class ActionTable:
         if not self.has_overlaps:
             return self.kind
         kinds = self.kind[self.first_rows]
-        kinds[np.bincount(self.cells) > 1] = CODES[Kind.OVERLAP]
+        kinds[np.bincount(self.cell) > 1] = CODES[Kind.OVERLAP]
         kinds.setflags(write=False)
         return kinds
 
@@ -289,7 +304,7 @@ class ActionTable:
         """The action in one cell."""
         first = int(self.first_rows[cell])
         members = []
-        while first < self.num_rows and self.cells[first] == cell:
+        while first < self.num_rows and self.cell[first] == cell:
             kind = KINDS[self.kind[first]]
             members.append(Action(kind, int(self.stage[first]), int(self.microbatch[first])))
             first += 1
@@ -329,7 +344,7 @@ class ActionTable:
         return hash(tuple(column.tobytes() for column in self._columns()))
 
     def _columns(self) -> tuple[IntArray, ...]:
-        return self.kind, self.stage, self.microbatch, self.rank, self.cells
+        return self.kind, self.stage, self.microbatch, self.rank, self.cell
 
     def __repr__(self) -> str:
         return f"<ActionTable: {self.num_cells} cells, {self.num_rows} actions>"

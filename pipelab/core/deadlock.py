@@ -61,7 +61,7 @@ def action_of(table: ActionTable, row: int) -> Action:
 
 def show_around(table: ActionTable, row: int, margin: int = 4) -> str:
     """The orders around one cell, with the cell in brackets: each rank's cells at about the same position."""
-    cell, rank = int(table.cells[row]), int(table.rank[row])
+    cell, rank = int(table.cell[row]), int(table.rank[row])
     rank_of = table.cell_ranks
     position = cell - int(np.searchsorted(rank_of, rank))
     num_ranks = int(rank_of[-1]) + 1

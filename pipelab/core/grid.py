@@ -105,5 +105,5 @@ def _box(schedule: Schedule) -> int:
     """How wide the widest cell is."""
     table = schedule.table
     plain = len(f"{schedule.num_stages - 1}F{schedule.num_microbatches - 1}")
-    most = int(np.bincount(table.cells).max())
+    most = int(np.bincount(table.cell).max())
     return most * plain + most - 1

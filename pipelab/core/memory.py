@@ -81,7 +81,7 @@ def _events(schedule: Schedule) -> _Events:
     row = np.flatnonzero(np.isin(table.kind, (_F, _W, _B)))
     is_forward = table.kind[row] == _F
     if table.has_overlaps:
-        row = row[np.lexsort((~is_forward, table.cells[row]))]
+        row = row[np.lexsort((~is_forward, table.cell[row]))]
         is_forward = table.kind[row] == _F
     return _Events(row, is_forward, table.rank[row])
 
@@ -131,7 +131,7 @@ def memory_curves(trace: Trace, bytes: StageBytes | None) -> tuple[MemoryCurve, 
     schedule = trace.schedule
     events = _events(schedule)
     base, held = _held(schedule, events, bytes)
-    cell = schedule.table.cells[events.row]
+    cell = schedule.table.cell[events.row]
     time = np.where(events.is_forward, trace.start[cell], trace.end[cell])
     starts = np.searchsorted(events.rank, np.arange(schedule.num_ranks + 1))
     unit = "micro-batches" if bytes is None else "bytes"

@@ -17,10 +17,13 @@ from functools import cached_property
 from typing import Any
 
 from pipelab.core import strict_json
-from pipelab.core.actions import MAX_CELLS, as_index
+from pipelab.core.actions import as_index
 from pipelab.errors import PipelabError
 
-__all__ = ["Placement"]
+__all__ = ["MAX_STAGES", "Placement"]
+
+MAX_STAGES = 2**16
+"""The most stage ids that a placement may have, and the most pairs of `tied` and of `edges`."""
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -54,6 +57,10 @@ class Placement:
     edges: Pairs | None = None
 
     def __post_init__(self) -> None:
+        if len(self.ranks) > MAX_STAGES:
+            raise PipelabError(
+                f"{len(self.ranks):,} stages are refused: the limit is {MAX_STAGES:,} (2**16)."
+            )
         object.__setattr__(self, "ranks", tuple(as_index("rank", rank) for rank in self.ranks))
         object.__setattr__(self, "chains", as_index("chains", self.chains))
         self._check_ranks()
@@ -69,10 +76,6 @@ class Placement:
     def _check_ranks(self) -> None:
         if not self.ranks:
             raise PipelabError("A placement needs at least one stage; ranks is empty.")
-        if len(self.ranks) > MAX_CELLS:
-            raise PipelabError(
-                f"A placement of {len(self.ranks):,} stages is refused: the limit is {MAX_CELLS:,}."
-            )
         if min(self.ranks) < 0:
             raise PipelabError(f"Rank {min(self.ranks)} is out of range; ranks count from 0.")
         gaps = sorted(set(range(min(max(self.ranks), len(self.ranks)) + 1)) - set(self.ranks))
@@ -85,7 +88,9 @@ class Placement:
 
     def _pairs(self, name: str, pairs: Iterable[Any]) -> set[tuple[int, int]]:
         found = set()
-        for pair in pairs:
+        for number, pair in enumerate(pairs):
+            if number >= MAX_STAGES:
+                raise PipelabError(f"{name} has more than {MAX_STAGES:,} pairs (2**16), the limit.")
             try:
                 source, target = pair
             except (TypeError, ValueError):
@@ -157,9 +162,9 @@ class Placement:
             raise PipelabError(
                 f"num_ranks={num_ranks} and stages_per_rank={stages_per_rank}; both are at least 1."
             )
-        if num_ranks * stages_per_rank > MAX_CELLS:
+        if num_ranks * stages_per_rank > MAX_STAGES:
             raise PipelabError(
-                f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_CELLS:,}."
+                f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_STAGES:,}."
             )
         return cls(tuple(range(num_ranks)) * stages_per_rank)
 

@@ -124,11 +124,11 @@ class Recurrence:
         steps = zip(rows[_SENTINELS:], classes, *self._steps, self.hop.tolist(), strict=True)
         for end, work, previous, needed, hop in steps:
             if hop >= 0:
-                add(rows[needed], moves[hop], scratch)
-                maximum(rows[previous], scratch, scratch)
-                add(scratch, costs[work], end)
+                add(rows[needed], moves[hop], out=scratch)
+                maximum(rows[previous], scratch, out=scratch)
+                add(scratch, costs[work], out=end)
             else:
-                add(rows[previous], costs[work], end)
+                add(rows[previous], costs[work], out=end)
         return np.asarray(ends.max(axis=0))
 
 

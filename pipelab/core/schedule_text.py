@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pipelab.core.placement import Placement
+from pipelab.core.placement import MAX_STAGES, Placement
 from pipelab.core.strict_json import MAX_BYTES
 from pipelab.errors import PipelabError
 
@@ -85,6 +85,8 @@ def _name(value: str) -> str:
 
 def _numbers(key: str, value: str) -> tuple[int, ...]:
     words = value.split()
+    if len(words) > MAX_STAGES:
+        raise PipelabError(f"{key} has {len(words):,} entries; the limit is {MAX_STAGES:,} (2**16).")
     wrong = [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 19)]
     if wrong:
         raise PipelabError(f"{key} holds {wrong[0][:40]!r}, which is no number of a stage or rank.")
@@ -93,7 +95,10 @@ def _numbers(key: str, value: str) -> tuple[int, ...]:
 
 def _pairs(key: str, value: str, sign: str) -> tuple[tuple[int, int], ...]:
     pairs = []
-    for word in value.split():
+    words = value.split()
+    if len(words) > MAX_STAGES:
+        raise PipelabError(f"{key} has {len(words):,} pairs; the limit is {MAX_STAGES:,} (2**16).")
+    for word in words:
         numbers = _numbers(key, word.replace(sign, " ", 1))
         if len(numbers) != 2:
             raise PipelabError(f"{key} holds {word[:40]!r}; it must be two stage ids with {sign!r} between.")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ __all__ = ["MAX_BYTES", "MAX_LEVELS", "parse", "read", "write"]
 MAX_BYTES = 5_000_000
 MAX_LEVELS = 64
 MAX_CONTAINERS = 200_000
-"""The most lists and objects in one file: an empty list costs 3 bytes on disk and 56 in memory."""
+"""The most lists and objects, and the most keys, in 5 MB: `[],` is 3 bytes on disk and 64 in memory."""
 
 _HUGE = 2**63
 
@@ -72,10 +72,9 @@ def _check_nesting(raw: bytes, what: str, max_containers: int) -> None:
     plain = np.frombuffer(raw.replace(b"\\\\", b"").replace(b'\\"', b""), dtype=np.uint8)
     outside = np.bitwise_and(np.cumsum(plain == ord('"'), dtype=np.int32), 1) == 0
     opening = outside & ((plain == ord("[")) | (plain == ord("{")))
-    if int(opening.sum()) > max_containers:
-        raise PipelabError(
-            f"{what} has {int(opening.sum()):,} lists and objects; the limit is {max_containers:,}."
-        )
+    for count, things in ((opening, "lists and objects"), (outside & (plain == ord(":")), "keys")):
+        if int(count.sum()) > max_containers:
+            raise PipelabError(f"{what} has {int(count.sum()):,} {things}; the limit is {max_containers:,}.")
     closing = outside & ((plain == ord("]")) | (plain == ord("}")))
     steps = opening.astype(np.int8) - closing.astype(np.int8)
     depth = int(np.cumsum(steps, dtype=np.int32).max(initial=0))
@@ -98,25 +97,27 @@ def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
 
 def _check_numbers(data: Any, what: str) -> None:
     """Refuse the numbers that no field may hold, naming where they are."""
-    stack: list[tuple[str, Any]] = [(what, data)]
+    stack: list[tuple[str, Any]] = [("", data)]
     while stack:
         where, value = stack.pop()
-        kind = type(value)
-        if kind is list:
-            for n, item in enumerate(value):
-                if type(item) in (float, int):
-                    if not -_HUGE < item < _HUGE and not (type(item) is float and math.isfinite(item)):
-                        raise PipelabError(f"{where}[{n}] is no finite number, or an integer beyond 2**63.")
-                elif type(item) in (list, dict):
-                    stack.append((f"{where}[{n}]", item))
-        elif kind is dict:
-            stack.extend((f"{where}.{key[:60]}", item) for key, item in value.items())
-        elif (
-            kind in (float, int)
-            and not -_HUGE < value < _HUGE
-            and not (kind is float and math.isfinite(value))
-        ):
-            raise PipelabError(f"{where} is no finite number, or an integer beyond 2**63.")
+        if type(value) is dict:
+            entries: Iterable[tuple[Any, Any]] = value.items()
+        else:
+            entries = enumerate(value) if type(value) is list else [("", value)]
+        for key, item in entries:
+            if type(item) in (list, dict):
+                stack.append((_place(where, key), item))
+            elif type(item) in (int, float) and not -_HUGE < item < _HUGE and not _is_large_float(item):
+                place = _place(where, key) or "the number"
+                raise PipelabError(f"{what}: {place} is not finite, or an integer beyond 2**63.")
+
+
+def _is_large_float(item: float) -> bool:
+    return type(item) is float and math.isfinite(item)
+
+
+def _place(where: str, key: object) -> str:
+    return f"{where}[{key}]" if isinstance(key, int) else f"{where}.{str(key)[:60]}".lstrip(".")
 
 
 def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
@@ -222,6 +223,8 @@ def text(value: object, where: str, limit: int = 1000) -> str:
         raise PipelabError(f"{where} must be text, not {_kind(value)}.")
     if len(value) > limit:
         raise PipelabError(f"{where} has {len(value):,} characters; the limit is {limit:,}.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise PipelabError(f"{where} holds half a character (a lone surrogate).")
     return value
 
 

@@ -86,7 +86,7 @@ def check(name: str, table: ActionTable, placement: Placement) -> Checked:
     wanted = needs(table.kind, table.stage, table.microbatch, graph)
     givers = slots.givers(wanted.result, wanted.stage, wanted.microbatch)
     _check_given(name, table, wanted, givers)
-    waiting, giving = table.cells[wanted.row], table.cells[givers]
+    waiting, giving = table.cell[wanted.row], table.cell[givers]
     elsewhere = table.rank[wanted.row] != table.rank[givers]
     _check_own_order(name, table, wanted, givers, ~elsewhere & (giving >= waiting))
     predecessors = Predecessors(waiting[elsewhere], giving[elsewhere], wanted.hop[elsewhere])
@@ -208,7 +208,7 @@ def _check_own_order(name: str, table: ActionTable, wanted: Needs, givers: IntAr
     line = lines[np.argmin(wanted.row[lines])]
     row, giver = int(wanted.row[line]), int(givers[line])
     action, need = action_of(table, row), action_of(table, giver)
-    if table.cells[row] == table.cells[giver]:
+    if table.cell[row] == table.cell[giver]:
         raise PipelabError(
             f"{name}: rank {table.rank[row]} overlaps {action} with {need}, which it needs first. "
             f"Put {need} into an earlier cell.\n{show_around(table, row)}"

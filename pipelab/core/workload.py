@@ -29,7 +29,8 @@ class Workload:
 
     Attributes:
         works: the classes of cells; the last is the empty one, of entries that only wait.
-        hops: for each hop of the recurrence its ranks and its model stage.
+        hops: for each hop of the recurrence its ranks and its model stage; the last goes nowhere and is that of
+            entries that need nothing.
         which: shape (entries,): the class of each entry of the recurrence.
     """
 
@@ -52,7 +53,7 @@ class Workload:
         for source, target in placement.stage_edges:
             a, b, stage = placement.ranks[source], placement.ranks[target], placement.model_stages[source]
             hops += [(a, b, stage), (b, a, stage)]
-        return cls((*named, ()), tuple(hops), which)
+        return cls((*named, ()), (*hops, (0, 0, 0)), which)
 
 
 def _plain(key: IntArray) -> tuple[list[tuple[int, ...]], IntArray]:
