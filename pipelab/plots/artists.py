@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
-from matplotlib.transforms import ScaledTranslation
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from pipelab.plots.palette import HATCH, IDLE, INK, INKS, LEGEND, PAINTS
 from pipelab.plots.raster import CoverageRaster
@@ -41,7 +41,9 @@ class TimelineArtists:
     def __init__(self, axes: Axes, most_polygons: int = 4096) -> None:
         self.axes = axes
         self._most_polygons = most_polygons
-        self._idle = PolyCollection([], facecolors=IDLE, edgecolors=HATCH, linewidths=0.0, hatch="////", zorder=1)
+        self._idle = PolyCollection(
+            [], facecolors=IDLE, edgecolors=HATCH, linewidths=0.0, hatch="////", zorder=1
+        )
         self._boxes = PolyCollection([], edgecolors="white", linewidths=0.5, zorder=2)
         self._numbers = PathCollection([], linewidths=0.0, offset_transform=axes.transData, zorder=3)
         self._raster: CoverageRaster | None = None
@@ -66,9 +68,9 @@ class TimelineArtists:
         self._idle.set_visible(not crowded)
         self._boxes.set_visible(not crowded)
         if not crowded:
-            self._idle.set_verts(scene.spans())
-            self._boxes.set_verts(scene.boxes())
-            self._boxes.set_facecolor(np.array(PAINTS)[scene.paint])
+            self._idle.set_verts(scene.spans())  # type: ignore[arg-type]
+            self._boxes.set_verts(scene.boxes())  # type: ignore[arg-type]
+            self._boxes.set_facecolor(np.array(PAINTS)[scene.paint])  # type: ignore[arg-type]
         self._show_numbers(scene, pixels_wide, pixels_high)
         self._show_headers(scene, headers)
         show_rows(axes, scene.row_y, scene.row_labels)
@@ -100,7 +102,7 @@ class TimelineArtists:
         middle = scene.row_y[scene.row] + (scene.top + scene.bottom) / 2
         self._numbers.set_paths(glyphs)
         self._numbers.set_offsets(np.column_stack([(scene.start + scene.end) / 2, middle])[fits])
-        self._numbers.set_facecolor(np.array(INKS)[scene.paint[fits]])
+        self._numbers.set_facecolor(np.array(INKS)[scene.paint[fits]])  # type: ignore[arg-type]
         self._numbers.set_transform(_figure(self.axes).dpi_scale_trans)
 
     def _show_headers(self, scene: Scene, headers: Sequence[str]) -> None:
@@ -170,10 +172,10 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0, labelsize=SMALL_POINTS, labelcolor=INK)
     axes.tick_params(axis="x", labelsize=SMALL_POINTS, labelcolor=INK)
     axes.xaxis.set_major_locator(MaxNLocator(8))
-    axes.xaxis.label.set(fontsize=SMALL_POINTS, color=INK)
-    # A fixed place for the axis' name: finding one means measuring every tick label, each time.
+    axes.xaxis.label.set(fontsize=SMALL_POINTS, color=INK, ha="left")
+    # A fixed place for the axis' name, left of the legend: finding one means measuring every tick label, each time.
     below = axes.transAxes + ScaledTranslation(0.0, -0.3, _figure(axes).dpi_scale_trans)
-    axes.xaxis.set_label_coords(0.5, 0.0, transform=below)
+    axes.xaxis.set_label_coords(0.0, 0.0, transform=below)
 
 
 @lru_cache(maxsize=4096)

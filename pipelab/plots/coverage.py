@@ -38,8 +38,10 @@ def coverage(
     Returns:
         Array of shape (num_slots, width). Entries are at most 1 where the actions of a slot do not overlap.
 
-    >>> coverage(np.array([0, 0]), np.array([0.0, 2.5]), np.array([1.5, 4.0]), num_slots=1, width=4, begin=0, stop=4)
-    array([[1. , 0.5, 0.5, 1. ]])
+    Example:
+        >>> start, end = np.array([0.0, 2.5]), np.array([1.5, 4.0])
+        >>> coverage(np.array([0, 0]), start, end, num_slots=1, width=4, begin=0, stop=4)
+        array([[1. , 0.5, 0.5, 1. ]])
     """
     per_second = width / (stop - begin)
     # The integral of a step that rises at x, pixel by pixel, is 1 - frac(x) in x's own pixel and 1 in all later

@@ -26,7 +26,9 @@ def left_inches(labels: Sequence[str]) -> float:
     return 0.25 + 0.075 * max([6, *map(len, labels)])
 
 
-def new_axes(rows: int, labels: Sequence[str], title_lines: int, memory_rows: int = 0, right: float = RIGHT) -> Axes:
+def new_axes(
+    rows: int, labels: Sequence[str], title_lines: int, memory_rows: int = 0, right: float = RIGHT
+) -> Axes:
     """Axes for so many rows in a figure of pyplot's, so that a notebook shows and closes it as any other."""
     import matplotlib.pyplot as plt
 

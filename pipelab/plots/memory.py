@@ -32,19 +32,22 @@ def plot_memory(trace: Trace, *, ax: Axes | None = None) -> Axes:
         trace: of any clock.
         ax: where to draw; a new figure sized to the ranks when left out.
 
-    >>> import pipelab as pp
-    >>> schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
-    >>> ax = pp.plot_memory(pp.simulate(schedule, pp.Costs.uniform(4)))
-    >>> print(ax.get_title())
-    1f1b: peak 4 micro-batches in flight on rank 0
-    simulated clock · kept from a forward to the end of its backward
+    Example:
+        >>> import pipelab as pp
+        >>> schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+        >>> ax = pp.plot_memory(pp.simulate(schedule, pp.Costs.uniform(4)))
+        >>> print(ax.get_title())
+        1f1b: peak 4 micro-batches in flight on rank 0
+        simulated clock · kept from a forward to the end of its backward
     """
     curves = trace.memory()
     labels = [f"rank {curve.rank}" for curve in curves]
     if ax is None:
         ax = new_axes(len(curves), labels, title_lines=2, right=MEMORY_RIGHT)
     MemoryArtists(ax).show(curves, trace.makespan if trace.makespan > 0 else 1.0)
-    set_headline(ax, f"{literal(trace.label)}: {_peak_sentence(curves)}\n{trace.clock} clock · {_kept(curves)}")
+    set_headline(
+        ax, f"{literal(trace.label)}: {_peak_sentence(curves)}\n{trace.clock} clock · {_kept(curves)}"
+    )
     return ax
 
 
@@ -82,20 +85,24 @@ class MemoryArtists:
         axes.set_ylim(len(curves) + 0.5, 0.5)
         row_y = np.arange(1, len(curves) + 1)
         most = max(curve.peak for curve in curves) or 1.0
-        self._steps.set_verts([_outline(curve, stop, y + 0.5, FULL / most) for curve, y in zip(curves, row_y, strict=True)])
+        self._steps.set_verts(
+            [_outline(curve, stop, y + 0.5, FULL / most) for curve, y in zip(curves, row_y, strict=True)]
+        )
         self._floors.set_verts([[(0.0, y + 0.5), (stop, y + 0.5)] for y in row_y])
         shown = show_rows(axes, row_y, [f"rank {curve.rank}" for curve in curves])
         show_seconds(axes, stop)
         self._show_peaks([(row_y[n], _amount(curves[n].peak, curves[n].unit)) for n in shown])
 
-    def show_title(self, curves: Sequence[MemoryCurve]) -> None:
-        """A title for axes that lie below a timeline, whose own title names the clock."""
-        set_headline(self.axes, f"memory: {_peak_sentence(curves)} ({_kept(curves)})", size=8.5)
+    def show_title(self, curves: Sequence[MemoryCurve], clock: str) -> None:
+        """A short title, for axes that lie below a timeline."""
+        set_headline(self.axes, f"memory, {clock}: {_peak_sentence(curves)} ({_kept(curves)})", size=8.5)
 
     def _show_peaks(self, peaks: Sequence[tuple[float, str]]) -> None:
         beside = self.axes.get_yaxis_transform()
         while len(self._peaks) < len(peaks):
-            self._peaks.append(self.axes.text(1.008, 0, "", transform=beside, va="center", fontsize=8.5, color=INK))
+            self._peaks.append(
+                self.axes.text(1.008, 0, "", transform=beside, va="center", fontsize=8.5, color=INK)
+            )
         for number, text in enumerate(self._peaks):
             text.set_visible(number < len(peaks))
             if number < len(peaks):

@@ -17,7 +17,12 @@ INK = "#222222"
 
 PAINTS = (FORWARD, BACKWARD, WEIGHT, OTHER)
 INKS = ("#000000", "#FFFFFF", "#000000", "#FFFFFF")  # the number in a box of each paint
-LEGEND = (("F forward", FORWARD), ("B, I backward", BACKWARD), ("W weights", WEIGHT), ("other", OTHER))
+LEGEND = (
+    ("F forward", FORWARD),
+    ("B, I backward", BACKWARD),
+    ("W weights", WEIGHT),
+    ("updates, other lanes", OTHER),
+)
 
 FORWARD_PAINT, BACKWARD_PAINT, WEIGHT_PAINT, OTHER_PAINT = range(len(PAINTS))
 
@@ -37,7 +42,8 @@ OVERLAP_CODE = KINDS.index(Kind.OVERLAP)
 def rgb(paints: tuple[str, ...] = PAINTS) -> np.ndarray:
     """The colours as numbers in [0, 255], one row each.
 
-    >>> rgb(("#FFFFFF", "#08306B")).tolist()
-    [[255.0, 255.0, 255.0], [8.0, 48.0, 107.0]]
+    Example:
+        >>> rgb(("#FFFFFF", "#08306B")).tolist()
+        [[255.0, 255.0, 255.0], [8.0, 48.0, 107.0]]
     """
     return np.array([[int(paint[at : at + 2], 16) for at in (1, 3, 5)] for paint in paints], dtype=float)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelab.core.trace import Trace
-from pipelab.plots.palette import OVERLAP_CODE, PAINT_OF_CODE
+from pipelab.plots.palette import OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
 from pipelab.plots.wording import literal
 
 HALF = 0.4  # of a box's height; what is left between two rows shows where one ends
@@ -139,7 +139,8 @@ def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], .
     start, end = np.asarray(trace.start, dtype=float), np.asarray(trace.end, dtype=float)
     kind = np.asarray(trace.kind)
     top, bottom = np.full(len(row), -HALF), np.full(len(row), HALF)
-    paint, number = PAINT_OF_CODE[kind], np.asarray(trace.microbatch)
+    paint = np.where(np.asarray(trace.lane) == 0, PAINT_OF_CODE[kind], OTHER_PAINT)
+    number = np.asarray(trace.microbatch)
     overlapped = np.flatnonzero(kind == OVERLAP_CODE)
     if not len(overlapped):
         return row, start, end, top, bottom, paint, number

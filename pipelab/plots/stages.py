@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -35,12 +37,14 @@ def plot_stages(
         batch_size: samples in a micro-batch; that of the profile when left out.
         ax: where to draw; a new figure sized to the stages when left out.
 
-    >>> import pipelab as pp
-    >>> layers = ("embed", "block", "head")
-    >>> second = (pp.Affine(0.0, 1.0),) * 3
-    >>> profile = pp.Profile(layers, second, second, second, (8,) * 3, second, second, 1, (1, 2), "cpu")
-    >>> print(pp.plot_stages(profile, pp.Split(["block"])).get_title().splitlines()[0])
-    2 stages: the slowest is stage 1, 6 s a micro-batch, 1.33 × the mean
+    Example:
+        >>> import pipelab as pp
+        >>> from pipelab.core.profile import Affine
+        >>> layers = ("embed", "block", "head")
+        >>> second = (Affine(0.0, 1.0),) * 3
+        >>> profile = pp.Profile(layers, second, second, second, (8,) * 3, second, second, 1, (1, 2), "cpu")
+        >>> print(pp.plot_stages(profile, pp.Split(["block"])).get_title().splitlines()[0])
+        2 stages: the slowest is stage 1, 6 s a micro-batch, 1.33 × the mean
     """
     size = profile.batch_size if batch_size is None else batch_size
     parts = _seconds(profile.costs(split, batch_size=size))
@@ -58,7 +62,9 @@ def plot_stages(
     show_seconds(ax, stop)
     if stages <= _MOST_TEXTS:
         _name_stages(ax, profile, split, total)
-    set_headline(ax, f"{_headline(total)}\nmicro-batch of {size} on {literal(profile.device, 40)} · dashed: the mean")
+    set_headline(
+        ax, f"{_headline(total)}\nmicro-batch of {size} on {literal(profile.device, 40)} · dashed: the mean"
+    )
     add_legend(ax, [Patch(facecolor=colour, label=name) for name, colour in _PARTS])
     return ax
 
@@ -86,7 +92,8 @@ def _bars(parts: NDArray[np.float64]) -> PolyCollection:
     corners[:, :, (0, 3), 1] = (y - 0.42)[:, None, None]
     corners[:, :, (1, 2), 1] = (y + 0.08)[:, None, None]
     colours = [colour for _, colour in _PARTS] * len(parts)
-    return PolyCollection(corners.reshape(-1, 4, 2), facecolors=colours, edgecolors="white", linewidths=0.5, zorder=2)
+    boxes: list[Any] = list(corners.reshape(-1, 4, 2))
+    return PolyCollection(boxes, facecolors=colours, edgecolors="white", linewidths=0.5, zorder=2)
 
 
 def _name_stages(ax: Axes, profile: Profile, split: Split, total: NDArray[np.float64]) -> None:

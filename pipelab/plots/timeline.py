@@ -34,25 +34,28 @@ def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False)
     Returns:
         The axes of the timeline.
 
-    >>> import pipelab as pp
-    >>> schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
-    >>> ax = pp.plot_timeline(pp.simulate(schedule, pp.Costs.uniform(4)))
-    >>> print(ax.get_title())
-    1f1b (4 ranks, 8 micro-batches): 33 s, bubble_fraction 27.3 %
-    simulated clock · bubble_fraction = idle / (ranks × makespan)
+    Example:
+        >>> import pipelab as pp
+        >>> schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+        >>> ax = pp.plot_timeline(pp.simulate(schedule, pp.Costs.uniform(4)))
+        >>> print(ax.get_title())
+        1f1b (4 ranks, 8 micro-batches): 33 s, bubble_fraction 27.3 %
+        simulated clock · bubble_fraction = idle / (ranks × makespan)
     """
     _check(trace)
     shown = scene([trace])
     title = headline(trace, trace.report())
     if ax is None:
-        ax = new_axes(len(shown.row_y), shown.row_labels, title.count("\n") + 1, memory_rows=memory * trace.num_ranks)
+        ax = new_axes(
+            len(shown.row_y), shown.row_labels, title.count("\n") + 1, memory_rows=memory * trace.num_ranks
+        )
     below = split_for_memory(ax, len(shown.row_y), trace.num_ranks) if memory else None
     TimelineArtists(ax).show(shown)
     set_headline(ax, title)
     if below is not None:
         curves, artists = trace.memory(), MemoryArtists(below)
         artists.show(curves, shown.stop)
-        artists.show_title(curves)
+        artists.show_title(curves, trace.clock)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelbottom=False)
     add_legend(ax if below is None else below, legend_patches(np.unique(shown.paint).tolist()))
@@ -69,15 +72,18 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
     Returns:
         The axes. Above the rows of each trace stand its label, makespan, bubble and clock.
 
-    >>> import pipelab as pp
-    >>> runs = [pp.simulate(pp.schedule(name, num_ranks=4, num_microbatches=8), pp.Costs.uniform(4, latency=0.5))
-    ...         for name in ("gpipe", "1f1b")]
-    >>> print(pp.plot_timelines(runs).get_title().splitlines()[0])
-    2 timelines on one time axis; shortest: gpipe, 36 s, bubble_fraction 33.3 %
+    Example:
+        >>> import pipelab as pp
+        >>> runs = [pp.simulate(pp.schedule(name, num_ranks=4, num_microbatches=8), pp.Costs.uniform(4, latency=0.5))
+        ...         for name in ("gpipe", "1f1b")]
+        >>> print(pp.plot_timelines(runs).get_title().splitlines()[0])
+        2 timelines on one time axis; shortest: gpipe, 36 s, bubble_fraction 33.3 %
     """
     traces = list(traces) if not isinstance(traces, Trace) else [traces]
     if not traces:
-        raise PipelabError("plot_timelines got no traces. Give it at least one, such as [predicted, step.trace].")
+        raise PipelabError(
+            "plot_timelines got no traces. Give it at least one, such as [predicted, step.trace]."
+        )
     for trace in traces:
         _check(trace)
     if len(traces) == 1:
@@ -85,36 +91,48 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
     shown = scene(traces)
     if ax is None:
         ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2)
-    draw_timelines(TimelineArtists(ax), shown, traces, [trace.report() for trace in traces])
+    reports = [trace.report() for trace in traces]
+    show_timelines(TimelineArtists(ax), shown, traces, reports)
+    set_headline(ax, title_of(traces, reports))
     add_legend(ax, legend_patches(np.unique(shown.paint).tolist()))
     return ax
 
 
-def draw_timelines(
+def show_timelines(
     artists: TimelineArtists,
     shown: Scene,
     traces: Sequence[Trace],
     reports: Sequence[Report],
     remarks: Sequence[str] = (),
-    same_plan: bool = True,
 ) -> None:
-    """Show traces with their headlines on artists that may have shown others before.
+    """Show traces on artists that may have shown others before; several get a header each, with its remark."""
+    remarks = _one_each(remarks, traces)
+    headers = (
+        [row_header(*each) for each in zip(traces, reports, remarks, strict=True)] if len(traces) > 1 else ()
+    )
+    artists.show(shown, headers)
+
+
+def title_of(
+    traces: Sequence[Trace], reports: Sequence[Report], remarks: Sequence[str] = (), same_plan: bool = True
+) -> str:
+    """The title above one timeline or several.
 
     Args:
-        shown: the scene of the traces.
         remarks: a sentence for each trace, or "".
         same_plan: whether they are of one plan, so that a measured makespan may be compared with a predicted one.
     """
-    remarks = [*remarks, *[""] * (len(traces) - len(remarks))]
     if len(traces) == 1:
-        title, headers = headline(traces[0], reports[0], remarks[0]), list[str]()
-    else:
-        title = comparison_headline(traces, reports, same_plan)
-        headers = [row_header(*each) for each in zip(traces, reports, remarks, strict=True)]
-    artists.show(shown, headers)
-    set_headline(artists.axes, title)
+        return headline(traces[0], reports[0], _one_each(remarks, traces)[0])
+    return comparison_headline(traces, reports, same_plan)
+
+
+def _one_each(remarks: Sequence[str], traces: Sequence[Trace]) -> list[str]:
+    return [*remarks, *[""] * (len(traces) - len(remarks))]
 
 
 def _check(trace: object) -> None:
     if not isinstance(trace, Trace):
-        raise TypeError(f"A timeline is drawn from a Trace, not from {type(trace).__name__}. A step has one: step.trace.")
+        raise TypeError(
+            f"A timeline is drawn from a Trace, not from {type(trace).__name__}. A step has one: step.trace."
+        )

@@ -10,10 +10,11 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 def literal(name: str, limit: int = 60) -> str:
     """A name given by a person, safe in a matplotlib text: no mathematics, one line, not endless.
 
-    >>> print(literal("cost in $ or $"))
-    cost in \\$ or \\$
-    >>> literal("a" * 99, limit=9)
-    'aaaa…aaaa'
+    Example:
+        >>> print(literal("cost in $ or $"))
+        cost in \\$ or \\$
+        >>> literal("a" * 99, limit=9)
+        'aaaa…aaaa'
     """
     line = " ".join(str(name).split())
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
@@ -31,8 +32,9 @@ def elided(text: str, limit: int) -> str:
 def time_unit(seconds: float) -> tuple[float, str]:
     """The unit in which a time of about so many seconds reads well: its length in seconds, and its name.
 
-    >>> time_unit(33.0), time_unit(0.0021)
-    ((1.0, 's'), (0.001, 'ms'))
+    Example:
+        >>> time_unit(33.0), time_unit(0.0021)
+        ((1.0, 's'), (0.001, 'ms'))
     """
     for length, name in _UNITS:
         if seconds >= length:
@@ -41,9 +43,11 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """
-    >>> counted(1, "rank"), counted(8, "micro-batch", "micro-batches")
-    ('1 rank', '8 micro-batches')
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "rank"), counted(8, "micro-batch", "micro-batches")
+        ('1 rank', '8 micro-batches')
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
@@ -51,8 +55,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def devices_text(devices: Iterable[str]) -> str:
     """The devices, ranks that share a name said once.
 
-    >>> devices_text(["cpu", "cpu"]), devices_text(["cuda:0", "cuda:1"])
-    ('cpu ×2', 'cuda:0, cuda:1')
+    Example:
+        >>> devices_text(["cpu", "cpu"]), devices_text(["cuda:0", "cuda:1"])
+        ('cpu ×2', 'cuda:0, cuda:1')
     """
     names = list(devices)
     count = {name: names.count(name) for name in dict.fromkeys(names)}

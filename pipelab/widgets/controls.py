@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import ipywidgets as W
 
 from pipelab.core.schedules import SCHEDULES
+from pipelab.widgets.exhibit import VIEWS
+from pipelab.widgets.markup import layer_name
 from pipelab.widgets.setting import Setting, bounds_of_stages_per_rank
 
 MOST_CUT_SLIDERS = 31
 MOST_ON_A_SLIDER = 512  # micro-batches; more from code move the slider's end
 
-VIEWS = ("predicted", "measured", "both")
-
 _WIDE = {"description_width": "initial"}
-_SLIDER = {"width": "300px"}
 
 Wish = Callable[[str, Any], None]
 
@@ -33,23 +32,29 @@ class Controls:
 
     def __init__(self, setting: Setting, wish: Wish) -> None:
         self._wish = wish
-        self._showing = False
-        self.schedule = W.Dropdown(options=_menu(setting), description="schedule", style=_WIDE)
-        self.num_ranks = _slider("ranks", "How many devices, each with its own stages")
-        self.stages_per_rank = _slider("stages per rank", "How many stages each rank holds")
-        self.num_microbatches = _slider("micro-batches", "Into how many parts the batch is cut; the batch stays as it is")
+        self._shown_by: int | None = None
+        self.schedule = W.Dropdown(
+            options=_menu(setting), description="schedule", style=_WIDE, layout=_width(230)
+        )
+        self.num_ranks = _slider("ranks", "How many devices, each with its own stages", 240)
+        self.num_microbatches = _slider("micro-batches", "Into how many parts the whole batch is cut", 290)
+        self.stages_per_rank = _slider("stages per rank", "How many stages each rank holds", 290)
         self.cuts: list[W.IntSlider] = []
         self._names: list[W.HTML] = []
         self._rows: list[W.HBox] = []
-        self.balance = W.Button(description="Balance", icon="balance-scale", tooltip="Move the cuts to the best split")
-        self.run = W.Button(description="Run", icon="play", button_style="success", tooltip="Run this plan for real")
-        self.stop = W.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop the run")
-        self.progress = W.IntProgress(description="run", min=0, max=1, layout={"width": "260px"}, style=_WIDE)
-        self.view = W.ToggleButtons(options=VIEWS, description="show", style={**_WIDE, "button_width": "6.5em"})
+        self.balance = _button(
+            "Balance", "balance-scale", "Move the cuts to where the slowest stage is fastest"
+        )
+        self.run = _button("Run", "play", "", style="success")
+        self.stop = _button("Stop", "stop", "Stop the run")
+        self.progress = W.IntProgress(description="progress", min=0, max=1, style=_WIDE, layout=_width(200))
+        self.view = W.Dropdown(options=VIEWS, description="show", style=_WIDE, layout=_width(150))
         self.memory = W.Checkbox(description="memory", indent=False, layout={"width": "auto"})
-        self._cut_box = W.Box(layout={"flex_flow": "row wrap"})
         self._connect()
-        self.box = W.VBox([_row(self._choices()), self._cut_box, _row(self._actions())])
+        choices = [self.schedule, self.num_ranks, self.num_microbatches, self.stages_per_rank]
+        actions = [self.run, self.stop, self.progress, self.view, self.memory, self.balance]
+        self._cut_box = _row([])
+        self.box = W.VBox([_row(choices), self._cut_box, _row(actions)])
 
     def show(self, setting: Setting, *, view: str, memory: bool) -> None:
         """Put every control where the setting is; nobody hears of it."""
@@ -81,12 +86,6 @@ class Controls:
         """Drop the widgets, with the styles and layouts that each brought along."""
         close_with_parts(self.box)
 
-    def _choices(self) -> list[W.Widget]:
-        return [self.schedule, self.num_ranks, self.stages_per_rank, self.num_microbatches]
-
-    def _actions(self) -> list[W.Widget]:
-        return [self.run, self.stop, self.progress, self.view, self.memory, self.balance]
-
     def _connect(self) -> None:
         for name in ("schedule", "num_ranks", "stages_per_rank", "num_microbatches", "view", "memory"):
             getattr(self, name).observe(lambda change, name=name: self._moved(name, change.new), "value")
@@ -94,7 +93,7 @@ class Controls:
             getattr(self, name).on_click(lambda _, name=name: self._wish(name, None))
 
     def _moved(self, name: str, value: Any) -> None:
-        if not self._showing:
+        if self._shown_by != threading.get_ident():  # a person may move something while another thread shows
             self._wish(name, value)
 
     def _show_cuts(self, setting: Setting) -> None:
@@ -109,26 +108,26 @@ class Controls:
                 least, most = limits[border] + 1, limits[border + 2] - 1
                 _place(slider, positions[border], least, most)
                 slider.disabled = least == most
-                name.value = f"<code>{escape(layers[positions[border]])}</code>"
+                name.value = layer_name(layers[positions[border]])
         self._cut_box.children = tuple(self._rows)
         self.balance.disabled = not positions
 
     def _add_cut(self, border: int) -> None:
-        slider = _slider(f"stage {border + 1} begins at", "Move the border between two stages")
+        slider = _slider(f"stage {border + 1} begins at", "Move the border between two stages", 290)
         slider.readout = False
         slider.observe(lambda change: self._moved("cut", (border, change.new)), "value")
-        name = W.HTML(layout={"width": "150px"})
+        name = W.HTML(layout=_width(120))
         self.cuts.append(slider)
         self._names.append(name)
-        self._rows.append(W.HBox([slider, name], layout={"width": "460px"}))
+        self._rows.append(W.HBox([slider, name], layout=_width(415)))
 
     @contextmanager
     def _silent(self) -> Iterator[None]:
-        before, self._showing = self._showing, True
+        before, self._shown_by = self._shown_by, threading.get_ident()
         try:
             yield
         finally:
-            self._showing = before
+            self._shown_by = before
 
 
 def _menu(setting: Setting) -> list[str]:
@@ -136,8 +135,20 @@ def _menu(setting: Setting) -> list[str]:
     return [*SCHEDULES, *([setting.schedule.name] if setting.is_custom else [])]
 
 
-def _slider(description: str, tooltip: str) -> W.IntSlider:
-    return W.IntSlider(value=1, min=1, max=2, description=description, tooltip=tooltip, style=_WIDE, layout=_SLIDER)
+def _slider(description: str, tooltip: str, width: int) -> W.IntSlider:
+    return W.IntSlider(
+        value=1, min=1, max=2, description=description, tooltip=tooltip, style=_WIDE, layout=_width(width)
+    )
+
+
+def _button(description: str, icon: str, tooltip: str, style: str = "") -> W.Button:
+    return W.Button(
+        description=description, icon=icon, tooltip=tooltip, button_style=style, layout={"width": "auto"}
+    )
+
+
+def _width(pixels: int) -> dict[str, str]:
+    return {"width": f"{pixels}px"}
 
 
 def _place(slider: W.IntSlider, value: int, least: int, most: int) -> None:
@@ -148,7 +159,7 @@ def _place(slider: W.IntSlider, value: int, least: int, most: int) -> None:
 
 
 def _row(children: list[W.Widget]) -> W.Box:
-    return W.Box(children, layout={"flex_flow": "row wrap", "align_items": "center"})
+    return W.Box(children, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "0 12px"})
 
 
 def close_with_parts(widget: W.Widget) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
@@ -21,17 +19,19 @@ from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError, one_of
-from pipelab.widgets.controls import VIEWS, Controls, close_with_parts
+from pipelab.widgets.controls import Controls, close_with_parts
+from pipelab.widgets.exhibit import VIEWS, exhibit
+from pipelab.widgets.frame import Frame
+from pipelab.widgets.markup import alert, error_text, paragraphs
 from pipelab.widgets.measurement import Measurement
 from pipelab.widgets.picture import Picture
+from pipelab.widgets.runner import SECONDS_TO_STOP, Runner
 from pipelab.widgets.setting import CHOICES, Setting
 
 if TYPE_CHECKING:
     from torch import nn
 
 _NO_MODEL = "This Lab was made from a profile alone, so there is nothing to run. Use pp.Lab(model, x, y, loss_fn=...)."
-_SECONDS_BETWEEN_REPORTS = 0.1
-_SECONDS_TO_STOP = 30.0  # a run stops after the module call that is running
 
 
 class _Refused(PipelabError, T.TraitError):
@@ -70,14 +70,15 @@ class Lab(W.VBox):
         links: for the prediction.
         profile: measured before; None measures now, at about the size of a micro-batch.
 
-    >>> import torch, pipelab as pp
-    >>> model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
-    >>> x, y = torch.ones(8, 8), torch.ones(8, 8)
-    >>> lab = pp.Lab(model, x, y, loss_fn=torch.nn.functional.mse_loss, num_ranks=2, devices=pp.virtual(2))
-    >>> lab.choose(num_ranks=4, num_microbatches=4)
-    >>> lab.split.num_stages, lab.predicted.num_ranks, lab.run().clock
-    (4, 4, 'virtual')
-    >>> lab.close()
+    Example:
+        >>> import torch, pipelab as pp
+        >>> model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(4)])
+        >>> x, y = torch.ones(8, 8), torch.ones(8, 8)
+        >>> lab = pp.Lab(model, x, y, loss_fn=torch.nn.functional.mse_loss, num_ranks=2, devices=pp.virtual(2))
+        >>> lab.choose(num_ranks=4, num_microbatches=4)
+        >>> lab.split.num_stages, lab.predicted.num_ranks, lab.run().clock
+        (4, 4, 'virtual')
+        >>> lab.close()
     """
 
     profile = T.Any(read_only=True)
@@ -152,18 +153,16 @@ class Lab(W.VBox):
     def _build(self, setting: Setting, measurement: Callable[[Plan], Measurement] | None) -> None:
         self._setting = setting
         self._measurement_of = measurement
-        self._measurement: Measurement | None = None
-        self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a run ends in its own thread while a slider moves in another
         self._mirroring = False
         self._hint = ""
-        self._reported = 0.0
         self._picture = Picture()
-        self._image = W.Image(format="png", layout={"max_width": "100%"})
+        self._frame = Frame()
         self._error = W.HTML()
         self._status = W.HTML()
         self._controls = Controls(setting, self._wished)
-        super().__init__([self._controls.box, self._error, self._status, self._image])
+        self._runner = Runner(self._began, self._controls.show_progress, self._ended)
+        super().__init__([self._controls.box, self._error, self._status, self._frame])
         self._closed = False
         self._controls.show_run(running=False, why_not="" if measurement else _NO_MODEL)
         self._adopt(setting)
@@ -195,7 +194,11 @@ class Lab(W.VBox):
             return proposal["value"]
         wishes = {name: proposal["value"]}
         if self._cross_validation_lock:  # several changes were held back: they are one wish
-            wishes |= {key: getattr(self, key) for key in CHOICES if getattr(self, key) != getattr(self._setting, key)}
+            wishes |= {
+                key: getattr(self, key)
+                for key in CHOICES
+                if getattr(self, key) != getattr(self._setting, key)
+            }
         try:
             self.choose(**wishes)
         except PipelabError as error:
@@ -245,7 +248,7 @@ class Lab(W.VBox):
         except PipelabError:
             self._show_controls()  # the sentence is there already; the control goes back to what holds
         except Exception as error:  # seen in the widget, not lost in a log
-            self._say(_error_text(error))
+            self._say(error_text(error))
             self._show_controls()
 
     def _move_cut(self, border: int, position: int) -> None:
@@ -264,28 +267,17 @@ class Lab(W.VBox):
             PipelabError: there is no model, or a run is under way.
             KeyboardInterrupt: on an interrupt; `measured` stays what it was.
         """
-        measurement = self._begin()
-        try:
-            trace = measurement.run(self._progressed)
-        except BaseException as error:
-            self._end(measurement, error)
-            raise
-        self._end(measurement, trace)
-        return trace
+        with self._explained():
+            return self._runner.here(self._new_measurement)
 
     def start(self) -> None:
         """Run the plan in the background, as the Run button does; the notebook can go on."""
-        measurement = self._begin()
-        self._thread = threading.Thread(
-            target=self._run_behind, args=(measurement,), name="pipelab-lab-run", daemon=True
-        )
-        self._thread.start()
+        with self._explained():
+            self._runner.behind(self._new_measurement)
 
     def stop(self) -> None:
         """Stop the run that is under way, if there is one; `measured` stays what it was."""
-        measurement = self._measurement
-        if measurement is not None:
-            measurement.stop()
+        self._runner.stop()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a run in the background.
@@ -296,40 +288,21 @@ class Lab(W.VBox):
         Returns:
             Whether no run is under way any more.
         """
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
-        return not self.running
+        return self._runner.wait(timeout)
 
-    def _begin(self) -> Measurement:
-        with self._explained(), self._lock:
-            if self._measurement_of is None:
-                raise PipelabError(_NO_MODEL)
-            if self._measurement is not None:
-                raise PipelabError("A run is under way. Wait for it, or stop it: lab.stop().")
-            self._measurement = self._measurement_of(self._setting.plan)
+    def _new_measurement(self) -> Measurement:
+        if self._measurement_of is None:
+            raise PipelabError(_NO_MODEL)
+        return self._measurement_of(self._setting.plan)
+
+    def _began(self) -> None:
+        with self._lock:
             self.set_trait("running", True)
-            self._reported = 0.0
             self._controls.show_progress(0, 1)
             self._controls.show_run(running=True)
-            return self._measurement
 
-    def _run_behind(self, measurement: Measurement) -> None:
-        try:
-            result: Trace | BaseException = measurement.run(self._progressed)
-        except BaseException as error:  # also what a model may raise that is no Exception: nothing above would see it
-            result = error
-        self._end(measurement, result)
-
-    def _progressed(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._reported >= _SECONDS_BETWEEN_REPORTS:  # a message for each action would drown the front end
-            self._reported = now
-            self._controls.show_progress(done, total)
-
-    def _end(self, measurement: Measurement, result: Trace | BaseException) -> None:
+    def _ended(self, measurement: Measurement, result: Trace | BaseException) -> None:
         with self._lock:
-            self._measurement = None
             if isinstance(result, Trace):
                 self._hint = f"Measured on {measurement.clock}."
                 self._controls.show_progress(1, 1, "success")
@@ -342,7 +315,7 @@ class Lab(W.VBox):
             else:
                 self._hint = "The run failed: nothing was measured."
                 self._controls.show_progress(0, 1, "danger")
-                self._say(_error_text(result))
+                self._say(error_text(result))
             self._controls.show_run(running=False)
             self._show()
             self.set_trait("running", False)
@@ -355,6 +328,11 @@ class Lab(W.VBox):
         return self.measured is not None and self.measured_plan == self._setting.plan
 
     @property
+    def batch_size(self) -> int:
+        """Samples in the whole batch, which stays as it is."""
+        return self._setting.batch_size
+
+    @property
     def text(self) -> str:
         """The picture in words."""
         return self._picture.text
@@ -363,36 +341,22 @@ class Lab(W.VBox):
         with self._lock:
             if self._closed:
                 return
-            traces, remarks = self._traces()
-            current = self.measured is None or self.measured_is_current
-            self._picture.draw(traces, remarks, memory=self.memory, same_plan=current)
-            self._image.value = self._picture.png()
-            self._image.tooltip = self._picture.text[:300]
+            shown = exhibit(
+                self._setting.predicted, self.measured, view=self.view, is_current=self.measured_is_current
+            )
+            self._picture.draw(shown.traces, shown.remarks, memory=self.memory, same_plan=shown.same_plan)
+            self._frame.show(self._picture.png(), self._picture.text)
             self._show_controls()
-            lines = [*self._setting.notes, *self._hints(current)]
-            self._status.value = _status_html(lines, self._picture.text)
-
-    def _traces(self) -> tuple[list[Trace], list[str]]:
-        predicted = (self._setting.predicted, "")
-        measured = (self.measured, "" if self.measured_is_current else "of an older plan: press Run again")
-        shown = {"predicted": [predicted], "measured": [measured], "both": [predicted, measured]}[self.view]
-        shown = [(trace, remark) for trace, remark in shown if trace is not None] or [predicted]
-        return [trace for trace, _ in shown], [remark for _, remark in shown]
-
-    def _hints(self, current: bool) -> list[str]:
-        hints = [self._hint] if self._hint else []
-        if self.view == "measured" and self.measured is None:
-            hints.append("Nothing has been measured yet, so this is the prediction. Press Run, or call lab.run().")
-        if not current:
-            hints.append("The plan has changed since the last run.")
-        return hints
+            lines = [*self._setting.notes, self._hint, *shown.hints]
+            self._status.value = paragraphs(filter(None, lines))
 
     def _show_controls(self) -> None:
         self._controls.show(self._setting, view=self.view, memory=self.memory)
 
     def _say(self, message: str) -> None:
-        self.set_trait("message", message)
-        self._error.value = _error_html(message)
+        with self._lock:
+            self.set_trait("message", message)
+            self._error.value = alert(message)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -407,15 +371,19 @@ class Lab(W.VBox):
 
     def __repr__(self) -> str:
         setting = self._setting
-        measured = "nothing measured" if self.measured is None else f"measured {as_seconds(self.measured.makespan)}"
+        measured = self.measured
+        outcome = "nothing measured" if measured is None else f"measured {as_seconds(measured.makespan)}"
         return (
             f"<Lab: {setting.schedule.name}, {setting.num_ranks} ranks, {setting.num_microbatches} micro-batches, "
-            f"predicted {as_seconds(setting.predicted.makespan)}, {measured}>"
+            f"predicted {as_seconds(setting.predicted.makespan)}, {outcome}>"
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The widget, and for readers without a front end the picture and its words as they are now."""
-        static = {"text/plain": f"{self!r}\n{self.text}", "image/png": base64.b64encode(self._image.value).decode()}
+        static = {
+            "text/plain": f"{self!r}\n{self.text}",
+            "image/png": base64.b64encode(self._frame.png).decode(),
+        }
         live = {} if self._closed else super()._repr_mimebundle_(**kwargs) or {}
         return {**live, **static}, {"image/png": {"alt": self.text}}
 
@@ -424,32 +392,12 @@ class Lab(W.VBox):
         if self._closed:
             return
         self.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_SECONDS_TO_STOP)
+        self.wait(SECONDS_TO_STOP)
         with self._lock:
             self._closed = True
             self.unobserve_all()
             self._controls.close()
-            for widget in (self._error, self._status, self._image):
+            for widget in (self._error, self._status, self._frame):
                 close_with_parts(widget)
             super().close()
             self.layout.close()
-
-
-def _error_text(error: BaseException) -> str:
-    notes = getattr(error, "__notes__", [])
-    return "\n".join([f"{type(error).__name__}: {error}", *map(str, notes)])
-
-
-def _error_html(message: str) -> str:
-    if not message:
-        return ""
-    style = "border-left: 4px solid #D55E00; padding: 4px 10px; margin: 4px 0; white-space: pre-wrap; line-height: 1.4"
-    return f'<div role="alert" style="{style}">{escape(message)}</div>'
-
-
-def _status_html(lines: Iterable[str], text: str) -> str:
-    """Hints for everybody; the picture in words for those who do not see it."""
-    hidden = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
-    shown = "".join(f'<div style="line-height: 1.4">{escape(line)}</div>' for line in lines)
-    return f'{shown}<div style="{hidden}">{escape(text)}</div>'

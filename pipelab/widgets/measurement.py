@@ -43,7 +43,8 @@ class Measurement:
         self.clock = ""
         self._model = model
         self._data = inputs, target
-        self._loss = {"loss_fn": loss_fn, "reduction": reduction}
+        self._loss_fn = loss_fn
+        self._reduction = reduction
         self._stopped = threading.Event()
         self._pipeline: Pipeline | None = None
 
@@ -70,14 +71,19 @@ class Measurement:
         devices = resolve(self.plan.devices, schedule.num_ranks)
         self.clock = describe(devices)
         steps = WARMUP_STEPS + 1
-        with preserved(self._model), _at_home(self._model):
-            with Pipeline(self._model, self.plan, devices=devices, **self._loss) as pipeline:
-                self._pipeline = pipeline
-                try:
-                    for number in range(steps):
-                        trace = self._step(pipeline, number, steps, progress)
-                finally:
-                    self._pipeline = None
+        with (
+            preserved(self._model),
+            _at_home(self._model),
+            Pipeline(
+                self._model, self.plan, devices=devices, loss_fn=self._loss_fn, reduction=self._reduction
+            ) as pipeline,
+        ):
+            self._pipeline = pipeline
+            try:
+                for number in range(steps):
+                    trace = self._step(pipeline, number, steps, progress)
+            finally:
+                self._pipeline = None
         return trace
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelab.core.memory import MemoryCurve
 from pipelab.core.trace import Trace
-from pipelab.plots.artists import LEGEND_STYLE, TimelineArtists, legend_patches
+from pipelab.plots.artists import LEGEND_STYLE, TimelineArtists, legend_patches, set_headline
 from pipelab.plots.figure import (
     BOTTOM,
     MEMORY_RIGHT,
@@ -27,7 +27,7 @@ from pipelab.plots.figure import (
 from pipelab.plots.headline import describe_timeline
 from pipelab.plots.memory import MemoryArtists, describe_memory
 from pipelab.plots.scene import Scene, scene
-from pipelab.plots.timeline import draw_timelines
+from pipelab.plots.timeline import show_timelines, title_of
 from pipelab.widgets.png import encode
 
 DPI = 100
@@ -51,7 +51,12 @@ class Picture:
         self.text = ""
 
     def draw(
-        self, traces: Sequence[Trace], remarks: Sequence[str] = (), *, memory: bool = False, same_plan: bool = True
+        self,
+        traces: Sequence[Trace],
+        remarks: Sequence[str] = (),
+        *,
+        memory: bool = False,
+        same_plan: bool = True,
     ) -> None:
         """Show traces below one another.
 
@@ -63,9 +68,11 @@ class Picture:
         reports = [trace.report() for trace in traces]
         shown = scene(traces)
         curves = traces[0].memory() if memory else ()
-        self._place(shown, len(traces), len(curves))
-        draw_timelines(self._timeline, shown, traces, reports, remarks, same_plan)
-        self._show_memory(curves, shown.stop)
+        title = title_of(traces, reports, remarks, same_plan)
+        self._place(shown, len(traces), len(curves), title.count("\n") + 1)
+        show_timelines(self._timeline, shown, traces, reports, remarks)
+        set_headline(self._timeline.axes, title)
+        self._show_memory(curves, shown.stop, traces[0].clock)
         self._legend = _legend(tuple(np.unique(shown.paint).tolist()))
         self._canvas.draw()
         sentences = [describe_timeline(trace, report) for trace, report in zip(traces, reports, strict=True)]
@@ -78,11 +85,11 @@ class Picture:
         pixels[-height:, -width:] = self._legend
         return encode(pixels)
 
-    def _place(self, shown: Scene, traces: int, memory_rows: int) -> None:
+    def _place(self, shown: Scene, traces: int, memory_rows: int, title_lines: int) -> None:
         """Give every part its room, in inches, so that no layout has to be computed."""
         rows = len(shown.row_y) + (traces if traces > 1 else 0)
         upper, lower = row_inches(rows), memory_inches(memory_rows)
-        height = BOTTOM + lower + upper + 0.12 + 3 * TITLE_LINE
+        height = BOTTOM + lower + upper + 0.12 + title_lines * TITLE_LINE
         left, right = left_inches(shown.row_labels), MEMORY_RIGHT if memory_rows else RIGHT
         self._figure.set_size_inches(WIDTH, height)
 
@@ -95,14 +102,14 @@ class Picture:
                 self._memory = MemoryArtists(self._figure.add_axes((0.1, 0.1, 0.8, 0.2)))
             self._memory.axes.set_position(box(BOTTOM, lower - MEMORY_TITLE))
 
-    def _show_memory(self, curves: Sequence[MemoryCurve], stop: float) -> None:
+    def _show_memory(self, curves: Sequence[MemoryCurve], stop: float, clock: str) -> None:
         if self._memory is not None:
             self._memory.axes.set_visible(bool(curves))
+            self._timeline.axes.tick_params(axis="x", labelbottom=not curves)
         if curves and self._memory is not None:
             self._memory.show(curves, stop)
-            self._memory.show_title(curves)
+            self._memory.show_title(curves, clock)
             self._timeline.axes.set_xlabel("")
-
 
 
 @lru_cache(maxsize=16)
@@ -112,6 +119,6 @@ def _legend(paints: tuple[int, ...]) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     figure.legend(handles=legend_patches(paints), loc="center right", **LEGEND_STYLE)
     canvas.draw()
-    pixels = np.array(np.asarray(canvas.buffer_rgba())[..., :3])
-    pixels.setflags(write=False)
-    return pixels
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    inked = np.flatnonzero((pixels < 255).any(axis=(0, 2)))
+    return np.array(pixels[:, inked[0] :])

@@ -18,8 +18,9 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
     Args:
         pixels: shape (height, width, 3), the first line on top.
 
-    >>> encode(np.zeros((2, 2, 3), np.uint8))[:4]
-    b'\\x89PNG'
+    Example:
+        >>> encode(np.zeros((2, 2, 3), np.uint8))[:4]
+        b'\\x89PNG'
     """
     height, width = pixels.shape[:2]
     flat = pixels.reshape(height, 3 * width)
@@ -28,7 +29,7 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
     lines[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, colours, no interlacing
-    body = zlib.compress(lines, 1)
+    body = zlib.compress(lines.data, 1)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 

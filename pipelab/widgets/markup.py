@@ -1,0 +1,38 @@
+"""The few lines of HTML that the Lab writes; whatever stands in them is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from pipelab.errors import PipelabError
+
+_ALERT = "border-left: 4px solid #D55E00; padding: 4px 10px; margin: 4px 0; white-space: pre-wrap; line-height: 1.4"
+
+
+def error_text(error: BaseException) -> str:
+    """What is said of an error: a refusal's own sentence; of others the type, the message and the notes.
+
+    Example:
+        >>> error_text(PipelabError("too many ranks")), error_text(KeyError("x"))
+        ('too many ranks', "KeyError: 'x'")
+    """
+    if isinstance(error, PipelabError):
+        return str(error)
+    notes = getattr(error, "__notes__", [])
+    return "\n".join([f"{type(error).__name__}: {error}", *map(str, notes)])
+
+
+def alert(message: str) -> str:
+    """A message that a screen reader announces; nothing for ""."""
+    return f'<div role="alert" style="{_ALERT}">{escape(message)}</div>' if message else ""
+
+
+def paragraphs(lines: Iterable[str]) -> str:
+    """Lines below one another."""
+    return "".join(f'<div style="line-height: 1.4">{escape(line)}</div>' for line in lines)
+
+
+def layer_name(name: str) -> str:
+    """A layer's name, as code."""
+    return f"<code>{escape(name)}</code>"
