@@ -19,7 +19,7 @@ from pipelab.errors import PipelabError
 __all__ = ["read_cells"]
 
 _NUMBER = "(?:0|[1-9][0-9]{0,6})"
-_PLAIN_LINE = re.compile(f"(?:{_NUMBER}[FIWBU]{_NUMBER}(?: |$))*+")
+_PLAIN_LINE = re.compile(f"(?:{_NUMBER}[FIWBU]{_NUMBER}(?: |$))++")
 _NUMBERS_ONLY = str.maketrans("FIWBU", "     ")
 _CODE_OF_BYTE = np.zeros(256, dtype=np.uint8)
 for _kind, _code in CODES.items():
@@ -60,11 +60,7 @@ def _read_plain(line: str) -> IntArray:
     letters = np.frombuffer(line.encode(), dtype=np.uint8)
     kinds = _CODE_OF_BYTE[letters[letters >= ord("A")]]
     columns = np.empty((5, len(kinds)), dtype=np.int32)
-    numbers = (
-        np.fromstring(line.translate(_NUMBERS_ONLY), dtype=np.int32, sep=" ")
-        if len(kinds)
-        else columns[:0, 0]
-    )
+    numbers = np.fromstring(line.translate(_NUMBERS_ONLY), dtype=np.int32, sep=" ")
     columns[0], columns[1], columns[2] = kinds, numbers[::2], numbers[1::2]
     columns[4] = np.arange(len(kinds))
     return columns

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from pipelab.core import strict_json
@@ -45,7 +46,8 @@ def _same_length(value: object, names: Sequence[str]) -> None:
 
 
 def _per_link(name: str, value: Any) -> float | Matrix:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    """Check one number for all links, or a square table whose diagonal (a rank to itself) is free."""
+    if isinstance(value, Real):
         return _link_number(name, value)
     try:
         rows = tuple(tuple(row) for row in value)
@@ -53,20 +55,25 @@ def _per_link(name: str, value: Any) -> float | Matrix:
         raise PipelabError(f"{name} must be a number or a p x p table, not {value!r}.") from None
     if not rows or any(len(row) != len(rows) for row in rows):
         raise PipelabError(f"{name} must be a square table, one row and one column a rank.")
-    return tuple(
-        tuple(
-            0.0 if r == c and name == "latency" else _link_number(f"{name}[{r}][{c}]", x)
-            for c, x in enumerate(row)
-        )
+    numbers = [
+        [_link_number(f"{name}[{r}][{c}]", x, r == c) for c, x in enumerate(row)]
         for r, row in enumerate(rows)
-    )
+    ]
+    return tuple(map(tuple, numbers))
 
 
-def _link_number(name: str, value: float) -> float:
+def _link_number(name: str, value: Any, is_free: bool = False) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise PipelabError(f"{name} is {value!r}; it must be a number.")
     number = float(value)
-    if name.startswith("latency") and not (0 <= number < math.inf):
-        raise PipelabError(f"{name} is {value!r}; it must be finite and not negative, in seconds.")
-    if name.startswith("bandwidth") and not number > 0:
+    if name.startswith("latency"):
+        if is_free:
+            return 0.0
+        if not 0 <= number < math.inf:
+            raise PipelabError(f"{name} is {value!r}; it must be finite and not negative, in seconds.")
+    elif is_free:
+        return math.inf
+    elif not number > 0:
         raise PipelabError(f"{name} is {value!r}; it must be positive, in bytes per second.")
     return number
 
