@@ -9,14 +9,14 @@ from pipelab.core.actions import KINDS, Kind
 FORWARD = "#8CCBEF"
 BACKWARD = "#08306B"  # B, and I: the gradient that the stage before waits for
 WEIGHT = "#D55E00"
-OTHER = "#767676"  # optimizer updates and whatever runs on a lane of its own: copies, loaders
+OTHER = "#999999"  # optimizer updates and whatever runs on a lane of its own: copies, loaders
 IDLE = "#FFFFFF"
 HATCH = "#D4D4D4"  # the strokes over idle time
 MEMORY = "#009E73"
 INK = "#222222"
 
 PAINTS = (FORWARD, BACKWARD, WEIGHT, OTHER)
-INKS = ("#000000", "#FFFFFF", "#000000", "#FFFFFF")  # the number in a box of each paint
+INKS = ("#000000", "#FFFFFF", "#000000", "#000000")  # the number in a box of each paint
 LEGEND = (
     ("F forward", FORWARD),
     ("B, I backward", BACKWARD),

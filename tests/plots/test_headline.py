@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipelab.plots.headline import describe_timeline
+from tests.plots.sizes import SIZES, trace
+
+
+@pytest.mark.parametrize(("ranks", "microbatches"), SIZES)
+def test_the_words_carry_the_numbers_of_the_report(ranks, microbatches):
+    one = trace(ranks, microbatches)
+    text = describe_timeline(one)
+    assert f"bubble_fraction {100 * one.report().bubble_fraction:.1f} %" in text
+    assert "simulated clock" in text
+    assert all(f"Rank {rank}:" in text for rank in range(ranks))
+
+
+def test_many_ranks_are_described_by_the_first_ones_and_the_last():
+    text = describe_timeline(trace(64, 2))
+    assert "Rank 6:" in text and "Rank 63:" in text and "Rank 30:" not in text
+    assert "(56 ranks left out.)" in text
+    assert len(text) < 1500
+
+
+def test_notes_are_told():
+    assert "ranks share" in describe_timeline(replace(trace(2, 2), notes=("2 ranks share one core",)))
