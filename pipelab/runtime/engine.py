@@ -123,7 +123,7 @@ class Execution:
         Raises:
             Whatever an action raised first, with a note that names the action. After `stop`, nothing.
         """
-        for rank in self._ranks:
+        for rank in set(self._ranks):
             rank.begin_step()
         for number in range(len(self._orders)):
             pool.run(lambda number=number: self._work(number))  # type: ignore[misc]
@@ -135,7 +135,7 @@ class Execution:
             except queue.Empty:
                 if progress is not None:
                     progress(self._count, len(self._cells))
-        for rank in self._ranks:
+        for rank in set(self._ranks):
             rank.finish()
         if progress is not None and not self._errors:
             progress(self._count, len(self._cells))

@@ -27,7 +27,7 @@ from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
 from pipelab.runtime.parameters import spread
 from pipelab.runtime.preserve import WrittenGradients
-from pipelab.runtime.rank_device import rank_device
+from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model, check_schedule
 from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
 from pipelab.runtime.threads import ThreadPool
@@ -65,7 +65,8 @@ class Pipeline:
     """A model cut in stages, running a schedule on the devices of this machine.
 
     The model stays the user's: the same Parameter objects, the same `state_dict`; between steps it carries nothing of
-    pipelab's. Each stage's parameters and buffers are moved to its rank's device in place, as `Module.to` does.
+    pipelab's. Each stage's parameters and buffers are moved to its rank's device in place, as `Module.to` does; an
+    optimizer that has state already gets it moved by `optimizer.load_state_dict(optimizer.state_dict())`.
     The first step also learns how values flow through the model, and is a few per cent slower for it.
 
     Args:
@@ -120,7 +121,7 @@ class Pipeline:
         self._threads = device_choice.threads_per_rank(resolved)
         self._pool = ThreadPool()
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
-        self._ranks = [rank_device(torch.device(name)) for name in names]
+        self._ranks = rank_devices(list(names))
         ranks = plan.schedule.placement.ranks
         stage_devices = [self._ranks[rank].device for rank in ranks]
         spread(model, list(plan.split.cuts), stage_devices)

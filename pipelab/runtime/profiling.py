@@ -22,7 +22,7 @@ from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.layers import layers
 from pipelab.runtime.loss import loss_call
 from pipelab.runtime.preserve import preserved
-from pipelab.runtime.rank_device import RankDevice, rank_device
+from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import check_model
 from pipelab.runtime.stages import CutModel, StepContext, SuspendedStages
 from pipelab.runtime.threads import ThreadPool
@@ -115,7 +115,7 @@ class _Bench:
         self._names = names
         self._device = device
         self._loss_fn = loss_fn
-        self._rank: RankDevice = rank_device(device)
+        (self._rank,) = rank_devices([str(device)])
         self._pool = ThreadPool()
         self._threads = threads
         self._cut = self._cut_model()
@@ -166,9 +166,8 @@ class _Bench:
         self._cut.randomness.begin_step()
         forward, timed = [0.0] * count, [0.0] * count
         try:
-            with stages.running():
+            with stages.running(), self._rank.active():
                 self._rank.begin_step()
-                self._rank.activate()
                 for layer in range(count):
                     forward[layer] = self._seconds(stages.forward, layer)
                 for layer in reversed(range(count)):

@@ -132,12 +132,16 @@ class StepContext:
         )
 
     def before_transfer(self, value: Tensor, stage: int) -> None:
-        """A GPU's copy runs on the sender's current stream too: let it wait, and keep the value until it is done."""
+        """Orders a copy off a GPU, which runs on a stream of the sender's that this thread has not used yet.
+
+        That stream waits for the receiver's, which has waited for the action that made the value; and the value's
+        memory stays taken until the copy is done.
+        """
         if value.device.type != "cuda":
             return
-        stream = torch.cuda.current_stream(self._cut_model.devices[stage])
-        sender = torch.cuda.current_stream(value.device)
-        sender.wait_stream(stream)
+        sender, receiver = torch.cuda.current_stream(value.device), self._cut_model.devices[stage]
+        if receiver.type == "cuda":
+            sender.wait_stream(torch.cuda.current_stream(receiver))
         value.record_stream(sender)
 
     # -- checks while learning ----------------------------------------------------------------------------------
