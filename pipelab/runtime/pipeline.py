@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,6 +121,9 @@ class Pipeline:
         self.clock = "virtual" if isinstance(resolved, VirtualDevices) else "wall"
         self._threads = device_choice.threads_per_rank(resolved)
         self._pool = ThreadPool()
+        weakref.finalize(
+            self, self._pool.dismiss
+        )  # a cell that is run again drops its pipeline without closing it
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
         self._ranks = rank_devices(list(names))
         ranks = plan.schedule.placement.ranks

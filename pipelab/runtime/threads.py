@@ -33,14 +33,18 @@ class ThreadPool:
 
     def close(self) -> None:
         """Ends every thread once its job is done, and waits for that."""
+        for thread in self.dismiss():
+            thread.join()
+
+    def dismiss(self) -> list[threading.Thread]:
+        """Ends every thread once its job is done, without waiting; returns them."""
         with self._lock:
             self._closed = True
             threads, self._threads = self._threads, []
             self._idle.clear()
         for _, inbox in threads:
             inbox.put(None)
-        for thread, _ in threads:
-            thread.join()
+        return [thread for thread, _ in threads]
 
     def __len__(self) -> int:
         return len(self._threads)

@@ -1,5 +1,7 @@
 """What the first step cannot know: values that cross a border later, or in ways that must be refused."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,6 +48,34 @@ def test_a_leak_is_told_in_the_trace():
         pipe.step(x, y)
         model.branch = True
         assert any("crossed a border unseen" in note for note in pipe.step(x, y).trace.notes)
+
+
+class Choosy(nn.Module):
+    """Calls its second module only for some micro-batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        first = self.a(x)
+        return self.b(first) if x[0, 0] > 0 else first
+
+
+@pytest.mark.parametrize("devices", [["cpu", "cpu"], pp.virtual(2)], ids=["threads", "virtual"])
+def test_a_stage_that_a_microbatch_never_enters_runs_as_nothing(devices):
+    torch.manual_seed(0)
+    model, x, y = Choosy().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    x[:, 0] = torch.tensor([1, 1, -1, -1, 1, 1, -1, -1])
+    whole = copy.deepcopy(model)
+    for part, goal in zip(x.split(2), y.split(2), strict=True):
+        (F.mse_loss(whole(part), goal) / 4).backward()
+    with pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=devices) as pipe:
+        for _ in range(2):
+            model.zero_grad()
+            pipe.step(x, y)
+            for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+                assert torch.allclose(p.grad, q.grad, rtol=1e-12)
 
 
 class Keeper(nn.Module):

@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import time
 import weakref
 
 import pytest
@@ -386,6 +387,22 @@ def test_set_up_many_times_and_stepped_many_times_the_process_stays_the_same():
             pipe.step(x, y)
             tensors.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
     assert tensors[-1] <= tensors[5] + 5
+
+
+def test_a_pipeline_that_is_dropped_takes_its_threads_with_it():
+    model, x, y, loss_fn = mlp()
+    before = threading.active_count()
+    for _ in range(20):
+        pipe = pp.Pipeline(
+            model, pp.Split(["4"]), schedule_for("1f1b", 2, 2), loss_fn=loss_fn, devices=["cpu", "cpu"]
+        )
+        pipe.step(x, y)
+    del pipe
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_the_trace_holds_every_action_in_the_schedules_order_and_respects_its_needs():

@@ -1,0 +1,40 @@
+"""Runs that leave no trace."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipelab.runtime.preserve import WrittenGradients, preserved
+
+
+def test_gradients_buffers_and_random_state_come_back_even_after_an_error():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model(torch.randn(4, 3)).sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    values = [g.clone() for g in gradients]
+    buffers, random = [b.clone() for b in model.buffers()], torch.get_rng_state()
+    with pytest.raises(RuntimeError), preserved(model):
+        assert all(p.grad is None for p in model.parameters())
+        model(torch.randn(4, 3)).sum().backward()
+        raise RuntimeError
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+    assert all(map(torch.equal, gradients, values)) and all(map(torch.equal, model.buffers(), buffers))
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_only_gradients_that_were_written_to_are_cleared():
+    kept, added, new = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    model = nn.ParameterList([kept, added, new])
+    kept.grad, added.grad = torch.ones(2), torch.ones(2)
+    written = WrittenGradients(model)
+    (added * 2 + new).sum().backward()
+    assert written.clear() == 2
+    assert torch.equal(kept.grad, torch.ones(2)) and added.grad is None and new.grad is None
+
+
+def test_a_gradient_put_in_place_of_another_is_cleared():
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    written = WrittenGradients(nn.ParameterList([parameter]))
+    parameter.grad = torch.ones(2)
+    assert written.clear() == 1 and parameter.grad is None

@@ -1,0 +1,42 @@
+"""Placing actions that were timed alone on ideal devices."""
+
+import numpy as np
+import pytest
+
+import pipelab as pp
+from pipelab.runtime.virtual_clock import placed
+
+
+def durations(schedule, forward, backward):
+    is_forward = np.array([a.kind == "F" for order in schedule.orders for a in order])
+    return np.where(is_forward, forward, backward)
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "naive"])
+def test_equal_durations_give_the_schedules_own_picture(name):
+    schedule = pp.schedule(name, num_ranks=4, num_microbatches=8)
+    start, end = placed(schedule, durations(schedule, 1.0, 2.0))
+    trace = pp.simulate(schedule, pp.Costs.uniform(4))
+    assert np.allclose(start, trace.start) and np.allclose(end, trace.end)
+
+
+def test_one_late_action_does_not_change_the_picture():
+    schedule = pp.schedule("1f1b", num_ranks=2, num_microbatches=8)
+    times = durations(schedule, 1.0, 2.0)
+    calm = placed(schedule, times)
+    times[3] *= 50
+    assert np.allclose(placed(schedule, times), calm)
+
+
+def test_links_delay_what_crosses_them():
+    schedule = pp.schedule("gpipe", num_ranks=4, num_microbatches=8)
+    times = durations(schedule, 1.0, 2.0)
+    assert placed(schedule, times, pp.Links(latency=0.5))[1].max() == pytest.approx(36.0)
+
+
+def test_stages_of_one_rank_keep_costs_of_their_own():
+    schedule = pp.schedule("interleaved-1f1b", num_ranks=2, num_microbatches=4, stages_per_rank=2)
+    flat = [a for order in schedule.orders for a in order]
+    times = np.array([1.0 + a.stage if a.kind == "F" else 2.0 for a in flat])
+    start, end = placed(schedule, times)
+    assert np.allclose(end - start, times)
