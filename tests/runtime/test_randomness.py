@@ -43,24 +43,23 @@ def test_stages_that_draw_are_found_and_the_others_are_never_asked_again():
 
 
 def test_without_draws_the_default_generator_is_left_alone_and_with_them_it_moves_on_by_one():
+    quiet, drawing, again = (Randomness(nn.Identity(), [CPU]) for _ in range(3))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    randomness = Randomness(nn.Linear(1, 1), [CPU])
-    step(randomness, {0: False})
+    step(quiet, {0: False})
     assert torch.equal(torch.get_rng_state(), before)
-    drawing = Randomness(nn.Linear(1, 1), [CPU])
     step(drawing, {0: True})
     after, seed = torch.get_rng_state(), drawing.seed
     assert not torch.equal(after, before)
     step(drawing, {0: True})
     assert drawing.seed != seed, "the next step has another seed"
     torch.manual_seed(5)
-    step(again := Randomness(nn.Linear(1, 1), [CPU]), {0: True})
+    step(again, {0: True})
     assert again.seed == seed and torch.equal(torch.get_rng_state(), after), "and manual_seed repeats it"
 
 
 def test_a_draw_that_appears_later_makes_every_stage_be_looked_at_again():
-    randomness = Randomness(nn.Linear(1, 1), [CPU])
+    randomness = Randomness(nn.Identity(), [CPU])
     step(randomness, {0: False})
     step(randomness, {0: True})  # drew, though it is known not to
     step(randomness, {0: True})
