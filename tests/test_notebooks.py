@@ -81,11 +81,17 @@ def test_it_asks_for_a_prediction_and_comes_back_to_it(notebook):
         assert any(name in text for text in source[k + 1 :]), f"{name} is never compared"
 
 
-def test_every_picture_has_words_beside_it(notebook):
+def test_every_picture_has_an_alternative_text(notebook):
     for cell in code_cells(notebook):
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
-                assert output.data.get("text/plain")
+                assert len(output.metadata["image/png"]["alt"]) > 30
+
+
+def test_no_output_needs_a_running_kernel_to_be_seen(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def test_it_is_small_and_names_no_path_of_the_machine_it_ran_on(path: Path):

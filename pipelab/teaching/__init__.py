@@ -23,8 +23,8 @@ def exercise(name: str) -> Exercise:
     """The exercise of that name: the notebook's number, a point, and its place there.
 
     Example:
-        >>> exercise("02.2").check(None)
-        Verdict('not answered yet')
+        >>> print(exercise("02.2").check(None))
+        not answered yet
 
     Raises:
         PipelabError: There is no exercise of that name.

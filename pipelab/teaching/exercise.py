@@ -30,13 +30,14 @@ class Verdict:
     def __bool__(self) -> bool:
         return self.right
 
-    def __repr__(self) -> str:
-        return f"Verdict({str(self)!r})"
-
     def __str__(self) -> str:
         if not self.answered:
             return self.message
         return f"{'Right' if self.right else 'Not yet'}. {self.message}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows where there is no HTML: the text, not the constructor."""
+        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         colour = "#009E73" if self.right else "#D55E00" if self.answered else "#767676"
@@ -89,6 +90,10 @@ class Exercise:
 
     def __str__(self) -> str:
         return f"Exercise {self.name}\n\n{self.question}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """As for a verdict."""
+        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         return f"<div><strong>Exercise {escape(self.name)}</strong>{_marked_up(self.question)}</div>"
