@@ -1,7 +1,9 @@
 """A schedule drawn with characters: ranks down, time steps across.
 
-rank 0 | 0F0 0F1  .   .  0B0 --- 0B1 ---  .
-rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
+    rank 0 | 0F0 0F1  .   .  0B0 ---  .  0B1 ---
+    rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
+
+A box of a cell is followed by dashes for as long as it takes; a dot is a step in which the rank waits.
 """
 
 from __future__ import annotations

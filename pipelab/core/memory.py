@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelab.core.actions import IntArray
 from pipelab.core.costs import StageBytes
@@ -69,20 +70,21 @@ class _Events:
     """
 
     row: IntArray
-    is_forward: IntArray
+    is_forward: npt.NDArray[np.bool_]
     rank: IntArray
 
 
 def _events(schedule: Schedule) -> _Events:
     table = schedule.table
-    if not schedule.has_backward:  # nothing is kept: each forward is taken in and let go
-        row = np.repeat(np.arange(table.num_rows), 2)
-        return _Events(row, np.tile([True, False], table.num_rows), table.rank[row])
-    row = np.flatnonzero(np.isin(table.kind, (_F, _W, _B)))
-    is_forward = table.kind[row] == _F
-    if table.has_overlaps:
-        row = row[np.lexsort((~is_forward, table.cell[row]))]
+    if schedule.has_backward:
+        row = np.flatnonzero(np.isin(table.kind, (_F, _W, _B)))
         is_forward = table.kind[row] == _F
+    else:  # nothing is kept: each forward is taken in and let go
+        row = np.repeat(np.arange(table.num_rows), 2)
+        is_forward = np.tile([True, False], table.num_rows)
+    if table.has_overlaps:
+        order = np.lexsort((~is_forward, table.cell[row]))
+        row, is_forward = row[order], is_forward[order]
     return _Events(row, is_forward, table.rank[row])
 
 

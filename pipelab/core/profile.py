@@ -18,7 +18,7 @@ from pipelab.core.actions import as_index
 from pipelab.core.costs import Costs, Links, StageBytes
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
-from pipelab.core.split import Split
+from pipelab.core.split import Split, first_doubled
 from pipelab.core.tables import html_table, text_table
 from pipelab.errors import PipelabError, nearest
 
@@ -100,8 +100,8 @@ class Profile:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.layers:
             raise PipelabError("A profile needs at least one layer.")
-        if len(set(self.layers)) != len(self.layers):
-            doubled = next(name for n, name in enumerate(self.layers) if name in self.layers[:n])
+        doubled = first_doubled(self.layers)
+        if doubled is not None:
             raise PipelabError(f"Layer {doubled!r} is there twice.")
         for name in (*_LINES, "parameter_bytes"):
             if len(getattr(self, name)) != len(self.layers):

@@ -45,7 +45,7 @@ class Schedule:
         >>> print(two)
         mine: 2 ranks, 2 stages, 2 micro-batches, 8 actions
         F = I = W = 1, B = 2, no latency; one column is 1: makespan 9, bubble fraction 33.3 %
-        rank 0 | 0F0 0F1  .   .  0B0 --- 0B1 ---  .
+        rank 0 | 0F0 0F1  .   .  0B0 ---  .  0B1 ---
         rank 1 |  .  1F0 1B0 --- 1F1 1B1 ---  .   .
 
     Raises:

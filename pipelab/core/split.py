@@ -12,6 +12,16 @@ from pipelab.errors import PipelabError
 __all__ = ["Split"]
 
 
+def first_doubled(names: Iterable[str]) -> str | None:
+    """The first name that was there before, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 @dataclass(frozen=True, repr=False)
 class Split:
     """The cut points of a model: one stage begins at each named layer, and stage 0 at the model's start.
@@ -46,11 +56,9 @@ class Split:
                 raise TypeError(f"A cut is the name of a module, not {type(name).__name__}.")
             if not name.strip():
                 raise PipelabError("A cut has an empty name. Name the layer at which a stage begins.")
-        doubled = [name for n, name in enumerate(names) if name in names[:n]]
-        if doubled:
-            raise PipelabError(
-                f"The cut {doubled[0]!r} is there twice. Each stage begins at a layer of its own."
-            )
+        doubled = first_doubled(names)
+        if doubled is not None:
+            raise PipelabError(f"The cut {doubled!r} is there twice. Each stage begins at its own layer.")
         object.__setattr__(self, "cuts", names)
 
     @property

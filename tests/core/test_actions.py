@@ -63,15 +63,17 @@ def test_an_overlap_prints_in_torchs_grammar_and_has_the_place_of_its_first_memb
         "1X0",
         "1.0F0",
         "٣F٤",
-    ]
-    + [
         "(0F1)OVERLAP_F_B",
         "(0F1;)OVERLAP_F_B",
         "()OVERLAP_F_B",
         "((0F1;0F2)OVERLAP_F_B;0F3)OVERLAP_F_B",
         "1F0;1B0",
-    ]
-    + ["1" * 50 + "F0", "1REDUCE_GRAD", None, 7, b"1F0"],
+        "1" * 50 + "F0",
+        "1REDUCE_GRAD",
+        None,
+        7,
+        b"1F0",
+    ],
 )
 def test_anything_else_is_refused(text):
     with pytest.raises(
@@ -97,7 +99,7 @@ def test_negative_numbers_unknown_kinds_and_lonely_members_are_refused():
         Action.overlap(Action(Kind.F, 0, 0))
     with pytest.raises(PipelabError, match="are those of its first member, 0F1"):
         Action(Kind.OVERLAP, 5, 5, (Action(Kind.F, 0, 1), Action(Kind.B, 0, 0)))
-    with pytest.raises(TypeError, match="microbatch must be an integer, not 1.5"):
+    with pytest.raises(TypeError, match=r"microbatch must be an integer, not 1.5"):
         Action(Kind.F, 0, 1.5)
     with pytest.raises(TypeError, match="must be an integer, not True"):
         Action(Kind.F, True, 0)

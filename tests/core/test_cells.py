@@ -35,7 +35,7 @@ def test_spaces_do_not_matter():
     "line", ["0F0 0F", "0F0 1", "0F00", "0F0,0B0", "00F0", "-1F0", "0F0 F0", "0F0 0F0x", "0F0;", "٠F٠"]
 )
 def test_a_wrong_cell_is_refused_with_its_line(line):
-    with pytest.raises(PipelabError, match="rank 1: .* is not an action"):
+    with pytest.raises(PipelabError, match=r"rank 1: .* is not an action"):
         read("0F0", line)
 
 

@@ -43,7 +43,7 @@ def test_the_placement_is_read_from_the_orders():
 
 def test_equality_is_by_orders_placement_and_name():
     same = Schedule(MINE.orders, name="mine")
-    assert MINE == same and hash(MINE) == hash(same)
+    assert same == MINE and hash(MINE) == hash(same)
     assert Schedule(MINE.orders, name="other") != MINE
     assert schedule("gpipe", num_ranks=2, num_microbatches=2) != MINE
 

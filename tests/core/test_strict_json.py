@@ -102,7 +102,8 @@ BIGGEST = {
     "keys": '"{" + ",".join(f\'"k{k}":{k}.5\' for k in range(199_000)) + "}"',
     "a schedule": "json.dumps({'name': 'x', 'placement': {'ranks': [0, 1]}, 'orders': ['0F0 ' * 1_200_000, '1F0']})",
     "a deadlock": """json.dumps({'name': 'x', 'placement': {'ranks': [0, 1, 0, 1]}, 'orders': [
-            ' '.join([f'0F{i}' for i in range(N - 1)] + [f'2F{N - 1}', f'0F{N - 1}'] + [f'2F{i}' for i in range(N - 1)]),
+            ' '.join([*(f'0F{i}' for i in range(N - 1)), f'2F{N - 1}', f'0F{N - 1}',
+                      *(f'2F{i}' for i in range(N - 1))]),
             ' '.join([f'1F{i}' for i in range(N)] + [f'3F{i}' for i in range(N)])]})""",
 }
 
@@ -149,7 +150,7 @@ def test_files_round_trip(tmp_path):
 def test_a_file_that_is_there_is_not_overwritten_unasked(tmp_path):
     path = tmp_path / "a.json"
     write(path, 1)
-    with pytest.raises(PipelabError, match="exists. Pass overwrite=True"):
+    with pytest.raises(PipelabError, match=r"exists. Pass overwrite=True"):
         write(path, 2)
     assert read(path) == 1
     write(path, 2, overwrite=True)

@@ -224,8 +224,8 @@ def test_a_schedule_without_one_of_its_cells_is_refused_unless_it_was_an_update(
     one = random_schedule(seed)
     orders = [list(order) for order in one.orders]
     rank = choice % len(orders)
-    if not orders[rank]:
-        return
+    if not orders[rank] or one.num_stages == one.placement.chains:
+        return  # a single stage without its last micro-batch is a shorter schedule
     removed = orders[rank].pop(choice % len(orders[rank]))
     if all(member.kind == "U" for member in removed.members or (removed,)):
         Schedule(orders, one.placement)

@@ -1,0 +1,96 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelab.core.comparison import compare
+from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.schedules import SCHEDULES, schedule
+from pipelab.core.simulation import simulate
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError
+
+
+def run(name, bytes=None):
+    return simulate(
+        schedule(name, num_ranks=4, num_microbatches=8), Costs((1,) * 4, (1,) * 4, (1,) * 4, bytes=bytes)
+    )
+
+
+def test_one_row_a_run_in_the_order_given():
+    columns = compare([run("gpipe"), run("1f1b")]).columns()
+    assert columns["schedule"].tolist() == ["gpipe", "1f1b"]
+    assert columns["makespan [s]"].tolist() == [33, 33] and columns["peak in flight"].tolist() == [8, 4]
+    assert "peak memory [bytes]" not in columns
+
+
+def test_predicted_beside_measured_is_one_call():
+    predicted = run("1f1b")
+    measured = Trace.from_times(
+        predicted.schedule, predicted.start, predicted.end * 1.0, clock="wall", label="run"
+    )
+    assert compare([predicted, measured]).columns()["clock"].tolist() == ["simulated", "wall"]
+
+
+def test_a_mapping_names_the_runs():
+    table = compare({name: run(name) for name in SCHEDULES})
+    assert table.columns()["schedule"].tolist() == list(SCHEDULES) and len(table) == len(SCHEDULES)
+    assert compare({"mine": run("gpipe")}).reports[0].label == "mine"
+
+
+def test_memory_where_it_is_known():
+    table = compare([run("gpipe"), run("1f1b", StageBytes((2**20,) * 4, (0,) * 4, (0,) * 4))])
+    peak = table.columns()["peak memory [bytes]"]
+    assert np.isnan(peak[0]) and peak[1] == 2**21
+    assert "2 MiB" in str(table) and "nan" not in str(table)
+
+
+def test_frames_have_the_columns():
+    frame = compare([run("gpipe")]).to_frame()
+    assert list(frame.columns) == [
+        "schedule",
+        "clock",
+        "makespan [s]",
+        "bubble fraction",
+        "bubble ratio",
+        "span bubble",
+        "peak in flight",
+    ]
+
+
+def test_the_print_says_what_each_bubble_is():
+    text = str(compare([run("gpipe")]))
+    assert text.splitlines()[1].split() == [
+        "gpipe",
+        "simulated",
+        "33",
+        "s",
+        "27.3",
+        "%",
+        "37.5",
+        "%",
+        "27.3",
+        "%",
+        "8",
+    ]
+    assert "Bubble ratio: idle / busy" in text
+
+
+def test_names_are_escaped_in_html():
+    html = compare({"<svg>": run("gpipe")})._repr_html_()
+    assert "<svg>" not in html and "&lt;svg&gt;" in html
+
+
+def test_nothing_and_things_that_are_no_traces_are_refused():
+    with pytest.raises(PipelabError, match="at least one trace"):
+        compare([])
+    with pytest.raises(
+        TypeError, match=r"takes traces, not Schedule. Call simulate\(schedule, costs\) first"
+    ):
+        compare([run("gpipe").schedule])
+
+
+def test_one_trace_alone_is_compared_too():
+    assert compare(run("gpipe")) == compare([run("gpipe")])

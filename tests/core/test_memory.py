@@ -1,0 +1,109 @@
+"""What ranks hold over time, and at most."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelab.core.actions import Kind
+from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.memory import MemoryCurve, peaks
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules import schedule
+from pipelab.core.simulation import simulate
+
+BYTES = StageBytes(parameters=(100, 200), activations=(7, 9), outputs=(0, 0))
+
+
+def run(one, bytes=BYTES):
+    count = one.num_model_stages
+    return simulate(one, Costs((1,) * count, (1,) * count, (1,) * count, bytes=bytes))
+
+
+def steps(curve):
+    return list(zip(curve.time.tolist(), curve.value.tolist(), strict=True))
+
+
+def test_activations_live_from_the_start_of_the_forward_to_the_end_of_the_backward():
+    one = Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]])
+    first, last = run(one).memory()
+    assert (first.rank, first.unit, last.rank) == (0, "bytes", 1)
+    assert steps(first) == [(0, 200), (0, 207), (1, 214), (6, 207), (9, 200)]
+    assert steps(last) == [(0, 400), (1, 409), (4, 400), (4, 409), (7, 400)]
+    assert first.peak == 214
+
+
+def test_a_split_backward_keeps_them_until_the_weight_gradient():
+    (curve,) = run(Schedule([["0F0", "0I0", "0W0"]]), StageBytes((0,), (7,), (0,))).memory()
+    assert steps(curve) == [(0, 0), (0, 7), (3, 0)]
+
+
+def test_without_a_backward_there_are_no_gradients_and_nothing_is_kept():
+    first, _ = run(schedule("forward-only", num_ranks=2, num_microbatches=2)).memory()
+    assert steps(first) == [(0, 100), (0, 107), (1, 100), (1, 107), (2, 100)]
+
+
+def test_in_an_overlap_the_forward_is_taken_in_before_the_backward_lets_go():
+    one = Schedule([["0F0", "(0B0;0F1)OVERLAP_F_B", "0B1"]])
+    assert peaks(one).tolist() == [2] and one.peak_in_flight == (2,)
+
+
+def test_unknown_bytes_count_micro_batches():
+    one = schedule("1f1b", num_ranks=2, num_microbatches=3)
+    trace = simulate(one, Costs.uniform(2))
+    assert [curve.unit for curve in trace.memory()] == ["micro-batches"] * 2
+    assert trace.memory() == trace.in_flight()
+    assert [curve.peak for curve in trace.in_flight()] == [2, 1]
+
+
+def test_a_replica_shares_the_weights_of_its_original_on_the_same_rank_only():
+    same = Schedule([["0F0", "1F1"]], Placement((0, 0), 2, {1: 0}))
+    apart = Schedule([["0F0"], ["1F1"]], Placement((0, 1), 2, {1: 0}))
+    held = StageBytes((100,), (0,), (0,))
+    assert peaks(same, held).tolist() == [100] and peaks(apart, held).tolist() == [100, 100]
+
+
+def test_curves_are_values():
+    one, other = (MemoryCurve(0, np.array([0.0]), np.array([value]), "bytes") for value in (1.0, 2.0))
+    assert one == MemoryCurve(0, np.array([0.0]), np.array([1.0]), "bytes") and one != other and one != 1
+    assert hash(one) != hash(other) and repr(one) == "<MemoryCurve: rank 0, 1 steps, peak 1 bytes>"
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_curves_and_peaks_agree_with_counting(random_schedule, random_costs, seed, other):
+    one = random_schedule(seed)
+    trace = simulate(one, random_costs(other, one))
+    counted = [0] * one.num_ranks
+    for rank, order in enumerate(one.orders):
+        held = 0
+        for action in order:
+            members = action.members or (action,)
+            held += sum(member.kind is Kind.F for member in members)
+            counted[rank] = max(counted[rank], held)
+            if one.has_backward:
+                held -= sum(member.kind in (Kind.B, Kind.W) for member in members)
+            else:
+                held -= sum(member.kind is Kind.F for member in members)
+        assert held == 0
+    if one.has_backward or not one.table.has_overlaps:
+        assert one.peak_in_flight == tuple(counted) == tuple(curve.peak for curve in trace.in_flight())
+    for curve in (*trace.memory(), *trace.in_flight()):
+        assert curve.time[0] == 0 and (np.diff(curve.time) >= 0).all()
+        assert curve.value[-1] == pytest.approx(curve.value[0]) and curve.value.min() == pytest.approx(
+            curve.value[0]
+        )
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_peaks_do_not_depend_on_costs(random_schedule, random_costs, seed):
+    one = random_schedule(seed)
+    held = StageBytes(*(tuple(range(1, one.num_model_stages + 1)),) * 3)
+    for k in range(3):
+        curves = simulate(one, random_costs(seed + k, one)).in_flight()
+        assert tuple(curve.peak for curve in curves) == one.peak_in_flight
+    assert (peaks(one, held) >= peaks(one)).all()

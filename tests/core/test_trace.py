@@ -1,0 +1,195 @@
+"""Traces: made from times, equal, saved, shown."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelab.core.actions import KINDS
+from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules import schedule
+from pipelab.core.simulation import simulate
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError
+
+ONE = Schedule([["0F0", "0B0"], ["1F0", "1B0"]], name="one")
+
+
+def measured(**changes):
+    arguments = {
+        "start": [10, 15, 12, 13.5],
+        "end": [11.5, 17, 13, 14.5],
+        "clock": "wall",
+        "devices": ("cpu", "cpu"),
+    }
+    arguments.update(changes)
+    return Trace.from_times(ONE, arguments.pop("start"), arguments.pop("end"), **arguments)
+
+
+def with_copies():
+    """A trace with a second lane: one transfer from 1.5 to 2."""
+    one = measured()
+    extra = {"rank": 0, "lane": 1, "kind": 0, "stage": 0, "microbatch": 0, "start": 1.5, "end": 2.0}
+    columns = {name: np.append(getattr(one, name), value) for name, value in extra.items()}
+    return replace(one, **columns, lanes=("compute", "copy"))
+
+
+def test_times_are_shifted_so_that_the_first_start_is_0():
+    trace = measured()
+    assert trace.start.tolist() == [0, 5, 2, 3.5] and trace.end.tolist() == [1.5, 7, 3, 4.5]
+    assert trace.makespan == 7 and trace.durations.tolist() == [1.5, 2, 1, 1]
+
+
+def test_rows_are_the_cells_in_table_order():
+    trace = measured()
+    assert trace.rank.tolist() == [0, 0, 1, 1]
+    assert [KINDS[code] for code in trace.kind] == ["F", "B", "F", "B"]
+    assert trace.lanes == ("compute",) and not trace.lane.any()
+    assert trace.num_ranks == 2 and trace.label == "one"
+
+
+def test_an_overlap_is_one_row_of_its_own_kind():
+    one = Schedule([["0F0", "(0F1;0B0)OVERLAP_F_B", "0B1"]])
+    trace = simulate(one, Costs.uniform(1))
+    assert [KINDS[code] for code in trace.kind] == ["F", "OVERLAP_F_B", "B"]
+    assert (trace.stage[1], trace.microbatch[1]) == (0, 1)
+
+
+def test_columns_are_read_only_and_do_not_follow_what_was_given():
+    start = np.array([0.0, 5, 2, 3])
+    trace = measured(start=start)
+    start[1] = 99
+    assert trace.start[1] == 5
+    for name in ("rank", "lane", "kind", "stage", "microbatch", "start", "end", "durations"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(trace, name)[0] = 0
+
+
+def test_columns_and_frames_name_units():
+    columns = measured().columns()
+    assert list(columns) == ["rank", "lane", "kind", "stage", "microbatch", "start [s]", "end [s]"]
+    assert columns["kind"].tolist() == ["F", "B", "F", "B"] and columns["lane"].tolist() == ["compute"] * 4
+    frame = measured().to_frame()
+    assert (
+        list(frame.columns) == ["rank", "lane", "kind", "stage", "microbatch", "start", "end"]
+        and len(frame) == 4
+    )
+
+
+def test_other_lanes_are_rows_and_do_not_count_as_busy():
+    trace = with_copies()
+    assert trace.columns()["lane"].tolist() == ["compute"] * 4 + ["copy"]
+    assert trace.report().busy == measured().report().busy
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": [0, 1]}, r"must have shape \(4,\), one time a cell of one; they have \(2,\) and \(4,\)"),
+        ({"end": [11.5, 17, 13, np.nan]}, "Row 3 starts at .* and ends at nan"),
+        ({"end": [11.5, 17, 13, np.inf]}, "Row 3"),
+        ({"start": [10, 18, 12, 13]}, "Row 1 starts at 8.0 and ends at 7.0"),
+        ({"start": [10, np.nan, 12, 13]}, "Row 0|Row 1"),
+        ({"clock": "cuckoo"}, "clock is 'cuckoo'.*\nAllowed: 'simulated', 'virtual', 'wall'"),
+        ({"devices": ("cpu",)}, "1 devices are named for 2 ranks"),
+    ],
+)
+def test_impossible_traces_are_refused(changes, message):
+    with pytest.raises(PipelabError, match=message):
+        measured(**changes)
+
+
+def test_a_trace_has_a_row_for_every_cell():
+    one = measured()
+    few = {
+        name: getattr(one, name)[:3]
+        for name in ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
+    }
+    with pytest.raises(PipelabError, match="A trace of one has 4 rows, not 3"):
+        replace(one, **few)
+    with pytest.raises(PipelabError, match="The first lane is 'compute'"):
+        replace(one, lanes=("copy",))
+
+
+def test_equality_is_by_value():
+    assert measured() == measured() and hash(measured()) == hash(measured())
+    for other in (
+        measured(clock="virtual"),
+        measured(label="x"),
+        measured(notes=("n",)),
+        measured(start=[10, 15, 12, 13]),
+    ):
+        assert other != measured()
+    assert measured() != "trace"
+
+
+@pytest.mark.parametrize("make", [measured, with_copies])
+def test_copies_pickles_and_dicts_are_equal(make):
+    trace = replace(make(), bytes=StageBytes((1, 2), (3, 4), (5, 6)), notes=("one core",))
+    for other in (copy.deepcopy(trace), pickle.loads(pickle.dumps(trace))):
+        assert other == trace
+    assert Trace.from_dict(json.loads(json.dumps(trace.to_dict(), allow_nan=False))) == trace
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_any_simulation_round_trips(random_schedule, random_costs, seed):
+    one = random_schedule(seed)
+    trace = simulate(one, random_costs(seed, one))
+    assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clock": "x"}, "clock is 'x'"),
+        ({"start": [0]}, "shape"),
+        ({"start": [0, 1, 2, "3"]}, r"trace.start\[3\] must be a finite number"),
+        ({"others": {}}, "trace.others.rank is missing"),
+        (
+            {"others": {"rank": [9], "lane": [0], "kind": [0], "stage": [0], "microbatch": [0]}},
+            "trace.others.rank holds",
+        ),
+        (
+            {"others": {"rank": [0], "lane": [7], "kind": [0], "stage": [0], "microbatch": [0]}},
+            "trace.others.lane holds",
+        ),
+        ({"extra": 1}, "trace has the unknown key 'extra'"),
+    ],
+)
+def test_wrong_fields_are_named(change, message):
+    with pytest.raises(PipelabError, match=message):
+        Trace.from_dict({**measured().to_dict(), **change})
+
+
+def test_the_print_has_the_headline_and_the_report():
+    lines = str(measured()).splitlines()
+    assert lines[0] == "one: makespan 7 s (wall clock), bubble fraction 60.7 %"
+    assert lines[1].split() == ["rank", "busy", "bubble", "time", "bubble", "peak", "in", "flight"]
+    assert repr(measured()) == f"<Trace {lines[0]}, 4 rows>"
+
+
+def test_labels_are_escaped_in_html():
+    assert (
+        "<b>" not in measured(label="<b>")._repr_html_()
+        and "&lt;b&gt;" in measured(label="<b>")._repr_html_()
+    )
+
+
+def test_a_new_label_changes_nothing_else():
+    trace = measured().with_label("mine")
+    assert trace.label == "mine" and trace.with_label("one") == measured()
+
+
+def test_making_a_trace_makes_no_object_a_cell():
+    one = schedule("1f1b", num_ranks=8, num_microbatches=64)
+    simulate(one, Costs.uniform(8)).report()
+    assert "orders" not in vars(one)
