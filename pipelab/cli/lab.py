@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ def lab_arguments(root: Path, *, browser: bool, passed_on: Sequence[str] = ()) -
     ]
     if not browser:
         arguments.append("--no-browser")
+    if getattr(os, "geteuid", lambda: 1)() == 0:
+        arguments.append("--allow-root")  # as in a container: without it JupyterLab refuses to start
     return [*arguments, *passed_on]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,16 @@ def test_in_a_clone_its_own_notebooks_are_opened_at_the_tour(launched: list[list
 def test_options_after_two_dashes_reach_jupyterlab_last(launched: list[list[str]], tmp_path: Path):
     assert cli.main(["lab", str(tmp_path / "here"), "--no-browser", "--", "--port", "8899"]) == 0
     [arguments] = launched
-    assert arguments[-3:] == ["--no-browser", "--port", "8899"]
+    assert "--no-browser" in arguments
+    assert arguments[-2:] == ["--port", "8899"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there is no root here")
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_root_may_open_it_as_in_a_container(launched, monkeypatch, tmp_path: Path, user: int, allowed: bool):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert cli.main(["lab", str(tmp_path / "here")]) == 0
+    assert ("--allow-root" in launched[0]) is allowed
 
 
 def test_an_option_of_jupyterlab_without_the_dashes_is_a_usage_error(launched: list[list[str]]):
