@@ -401,3 +401,4 @@ class Lab(W.VBox):
                 close_with_parts(widget)
             super().close()
             self.layout.close()
+            self.__dict__.pop("_repr_mimebundle_", None)  # closing hides it, but the picture can still be shown

@@ -9,22 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipelab.core.profile import Affine, Profile
+from pipelab.core.profile import Profile
 from tests.widgets import browser as real
+from tests.widgets.profiles import profile_of
 
 
 @pytest.fixture
 def profile() -> Profile:
     return profile_of(12)
-
-
-def profile_of(layers: int) -> Profile:
-    """Layers of unequal cost, whose names a careless view would trip over."""
-    names = [f"blocks.{number}" for number in range(layers)]
-    names[1] = "cost in $ and $ <b>bold</b>"
-    cost = [Affine(1e-4, 2e-4 * (1 + number % 3)) for number in range(layers)]
-    held = [Affine(0.0, 4e5)] * layers
-    return Profile(names, cost, cost, cost, [4_000_000] * layers, held, held, 8, (4, 8, 16), "cpu")
 
 
 @pytest.fixture(scope="session")

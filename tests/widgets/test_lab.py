@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import base64
+import gc
+import io
+import threading
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import traitlets
+from ipywidgets.widgets import widget as registry
+from PIL import Image
+from torch import nn
+
+import pipelab as pp
+from pipelab.core.profile import Affine
+
+LIMIT = 60.0
+
+
+@pytest.fixture
+def lab(profile):
+    lab = pp.Lab.from_profile(profile, batch_size=48, schedule="1f1b", num_ranks=4, num_microbatches=8)
+    yield lab
+    lab.close()
+
+
+def batch(size: int = 8):
+    return torch.randn(size, 8), torch.randn(size, 1)
+
+
+def small_model() -> nn.Module:
+    return nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)], nn.Linear(8, 1))
+
+
+@pytest.fixture
+def live():
+    """A Lab with a model."""
+    x, y = batch()
+    profile = pp.profile(
+        small_model(), x[:2], y[:2], loss_fn=nn.functional.mse_loss, repeats=1, progress=False
+    )
+    lab = pp.Lab(
+        small_model(),
+        x,
+        y,
+        loss_fn=nn.functional.mse_loss,
+        profile=profile,
+        num_ranks=2,
+        devices=pp.virtual(2),
+    )
+    yield lab
+    lab.close()
+
+
+def png(lab) -> bytes:
+    return base64.b64decode(lab._repr_mimebundle_()[0]["image/png"])
+
+
+def test_what_is_shown_is_a_value(lab):
+    assert lab.schedule == pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+    assert lab.split == pp.balance(lab.profile, 4, batch_size=6)
+    assert lab.predicted == pp.simulate(lab.schedule, lab.profile.costs(lab.split, batch_size=6))
+    assert lab.plan == pp.Plan(lab.split, lab.schedule)
+    assert lab.measured is None
+    assert lab.batch_size == 48
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "control", "shown"),
+    [
+        ("num_ranks", 3, "num_ranks", 3),
+        ("num_microbatches", 5, "num_microbatches", 5),
+        ("schedule", "gpipe", "schedule", "gpipe"),
+        ("view", "predicted", "view", "predicted"),
+        ("memory", True, "memory", True),
+    ],
+)
+def test_setting_from_code_moves_the_picture_and_the_controls(lab, name, value, control, shown):
+    before = png(lab)
+    setattr(lab, name, value)
+    assert getattr(lab._controls, control).value == shown
+    if name != "view":  # nothing is measured: every view shows the prediction
+        assert png(lab) != before
+
+
+def test_setting_the_split_moves_the_cut_sliders(lab):
+    lab.split = ["blocks.2", "blocks.5", "blocks.9"]
+    assert lab.split == pp.Split(["blocks.2", "blocks.5", "blocks.9"])
+    assert [slider.value for slider in lab._controls.cuts] == [2, 5, 9]
+
+
+def test_moving_a_control_does_what_code_does(lab):
+    lab._controls.num_ranks.value = 3
+    assert lab.num_ranks == lab.predicted.num_ranks == 3
+    lab._controls.schedule.value = "gpipe"
+    assert lab.schedule.name == "gpipe"
+    lab._controls.cuts[0].value += 1
+    moved = lab.split
+    assert moved != pp.balance(lab.profile, 3, batch_size=6)
+    lab._controls.balance.click()
+    assert lab.split == pp.balance(lab.profile, 3, batch_size=6)
+    lab._controls.memory.value = True
+    assert lab.memory
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("num_ranks", 99, "num_stages is 99"),
+        ("num_microbatches", 10**12, "limit"),
+        ("num_microbatches", 49, "more than the 48 samples"),
+        ("schedule", "1f2b", "did you mean '1f1b'"),
+        ("split", ["blocks.1"], "The split has 2 stages"),
+        ("stages_per_rank", 2, "stages_per_rank"),
+        ("view", "sideways", "view is 'sideways'"),
+    ],
+)
+def test_an_impossible_value_raises_is_explained_and_changes_nothing(lab, name, value, sentence):
+    before = {
+        trait: getattr(lab, trait) for trait in lab.trait_names() if trait not in ("message", "children")
+    }
+    picture = png(lab)
+    with pytest.raises(pp.PipelabError, match=sentence):
+        setattr(lab, name, value)
+    assert sentence in lab.message.replace("\n", " ")
+    assert 'role="alert"' in lab._error.value
+    after = {trait: getattr(lab, trait) for trait in before}
+    assert {
+        trait for trait in before if after[trait] is not before[trait] and after[trait] != before[trait]
+    } == set()
+    assert png(lab) == picture
+    lab.num_ranks = 2
+    assert lab.message == "" and lab._error.value == ""
+
+
+def test_an_impossible_move_is_explained_and_the_control_goes_back(lab):
+    lab.choose(schedule="interleaved-1f1b", num_ranks=3)
+    lab._controls.num_ranks.value = 12  # with two stages a rank more stages than layers
+    assert "num_stages is 24" in lab.message
+    assert lab._controls.num_ranks.value == lab.num_ranks == 3
+
+
+def test_names_in_messages_are_data(lab):
+    with pytest.raises(pp.PipelabError):
+        lab.split = ["<img src=x onerror=alert(1)>", "blocks.5", "blocks.9"]
+    assert "<img" not in lab._error.value and "&lt;img" in lab._error.value
+
+
+def test_several_choices_at_once(lab):
+    lab.choose(num_ranks=2, split=["blocks.7"], schedule="gpipe")
+    assert (lab.num_ranks, lab.split, lab.schedule.name) == (2, pp.Split(["blocks.7"]), "gpipe")
+
+
+def test_changes_held_back_are_one_wish(lab):
+    with lab.hold_trait_notifications():
+        lab.num_ranks = 2
+        lab.num_microbatches = 4
+        lab.split = ["blocks.7"]
+    assert (lab.num_ranks, lab.num_microbatches, lab.split) == (2, 4, pp.Split(["blocks.7"]))
+    assert lab.predicted.schedule == lab.schedule
+
+
+def test_an_impossible_wish_held_back_is_rolled_back(lab):
+    before = lab.schedule
+    with pytest.raises(traitlets.TraitError), lab.hold_trait_notifications():
+        lab.num_ranks = 99
+    assert (lab.num_ranks, lab.schedule) == (4, before)
+
+
+def test_observers_see_everything_changed_together(lab):
+    seen = []
+
+    def look(change):
+        seen.append((change.name, lab.num_ranks, lab.predicted.num_ranks, lab.split.num_stages))
+
+    lab.observe(look, ["num_ranks", "predicted", "split", "schedule"])
+    lab.num_ranks = 3
+    assert {name for name, *_ in seen} == {"num_ranks", "predicted", "split", "schedule"}
+    assert {tuple(numbers) for _, *numbers in seen} == {(3, 3, 3)}
+
+
+def test_results_cannot_be_set(lab):
+    for name in ("predicted", "measured", "plan", "profile", "message", "running"):
+        with pytest.raises(traitlets.TraitError):
+            setattr(lab, name, None)
+
+
+def test_an_error_in_a_callback_is_seen_in_the_widget(lab, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr(lab._picture, "draw", broken)
+    lab._controls.num_microbatches.value = 3
+    assert "ZeroDivisionError: a bug of ours" in lab.message
+
+
+def test_uneven_micro_batches_are_said_to_be(lab):
+    lab.num_microbatches = 7
+    assert "uneven" in lab._status.value
+
+
+def test_a_schedule_made_by_hand_is_shown(lab):
+    lab.schedule = pp.Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]], name="mine")
+    assert (lab.num_ranks, lab.num_microbatches) == (2, 2)
+    assert lab._controls.schedule.value == "mine"
+    lab._controls.num_microbatches.value = 3
+    assert "finished table" in lab.message
+    lab._controls.schedule.value = "gpipe"
+    assert lab.schedule.name == "gpipe"
+
+
+def test_without_a_front_end_there_is_a_picture_and_its_words(lab):
+    data, metadata = lab._repr_mimebundle_()
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))))
+    assert image.shape[1] == 900
+    assert metadata["image/png"]["alt"] == lab.text
+    assert "Timeline of 1f1b: 4 ranks, 8 micro-batches, simulated clock" in data["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_the_static_picture_is_the_one_that_is_shown_now(lab):
+    lab.num_ranks = 2
+    data, _ = lab._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]) == lab._frame.png
+    assert "2 ranks" in data["text/plain"] and lab._frame.alt == lab.text
+
+
+def test_a_lab_without_a_model_says_why_it_cannot_run(lab):
+    assert lab._controls.run.disabled
+    with pytest.raises(pp.PipelabError, match="nothing to run"):
+        lab.run()
+    assert "nothing to run" in lab.message
+
+
+def test_a_run_from_code_gives_the_measured_trace(live):
+    trace = live.run()
+    assert live.measured is trace
+    assert trace.clock == "virtual" and trace.schedule == live.schedule
+    assert live.measured_plan == live.plan and live.measured_is_current
+    assert "Timeline of" in live.text and "virtual clock" in live.text
+    assert "Measured on 2 virtual devices" in live._status.value
+
+
+def test_the_run_button_runs_behind_and_the_measured_view_appears(live):
+    live._controls.run.click()
+    assert live.wait(LIMIT)
+    assert live.measured.clock == "virtual"
+    assert not live.running
+    assert live._controls.progress.value == live._controls.progress.max
+    assert (live._controls.run.disabled, live._controls.stop.disabled) == (False, True)
+
+
+def test_a_change_of_plan_marks_what_was_measured(live):
+    live.run()
+    live.num_microbatches = 2
+    assert not live.measured_is_current
+    assert "The plan has changed" in live._status.value
+    live.num_microbatches = 8
+    assert live.measured_is_current
+    assert "The plan has changed" not in live._status.value
+
+
+class Slow(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        time.sleep(0.05)
+        return self.b(self.a(x))
+
+
+def two_layers() -> pp.Profile:
+    cost = (Affine(0.01), Affine(0.01))
+    return pp.Profile(("a", "b"), cost, cost, cost, (1, 1), cost, cost, 1, (1, 2), "cpu")
+
+
+@pytest.fixture
+def slow():
+    x, y = batch()
+    profile = two_layers()
+    lab = pp.Lab(
+        Slow(), x, y, loss_fn=nn.functional.mse_loss, profile=profile, num_ranks=2, devices=pp.virtual(2)
+    )
+    yield lab
+    lab.close()
+
+
+def test_stop_ends_a_run_and_the_next_one_works(slow):
+    slow.start()
+    assert slow.running
+    slow._controls.stop.click()
+    assert slow.wait(LIMIT)
+    assert slow.measured is None
+    assert "Stopped" in slow._status.value and slow.message == ""
+    assert slow.run().num_ranks == 2
+
+
+def test_the_plan_may_change_while_it_runs(slow):
+    slow.start()
+    slow.num_microbatches = 4
+    assert slow.wait(LIMIT)
+    assert slow.measured.schedule.num_microbatches == 8
+    assert not slow.measured_is_current
+
+
+def test_one_run_at_a_time(slow):
+    slow.start()
+    with pytest.raises(pp.PipelabError, match="under way"):
+        slow.run()
+    slow.stop()
+    assert slow.wait(LIMIT)
+
+
+def test_an_error_of_the_model_is_seen_in_the_widget_and_keeps_its_type_in_code():
+    class Broken(Slow):
+        def forward(self, x):
+            raise LookupError("mine <b>")
+
+    x, y = batch()
+    profile = two_layers()
+    lab = pp.Lab(
+        Broken(), x, y, loss_fn=nn.functional.mse_loss, profile=profile, num_ranks=2, devices=pp.virtual(2)
+    )
+    lab.start()
+    assert lab.wait(LIMIT)
+    assert "LookupError: mine <b>" in lab.message
+    assert "mine &lt;b&gt;" in lab._error.value
+    with pytest.raises(LookupError):
+        lab.run()
+    lab.close()
+
+
+def test_closing_while_it_runs_ends_the_run(slow):
+    before = threading.active_count()
+    slow.start()
+    slow.close()
+    assert threading.active_count() <= before
+    assert slow.measured is None
+
+
+def test_a_closed_lab_still_has_its_values(lab):
+    lab.close()
+    lab.close()
+    assert lab.predicted.num_ranks == 4
+    assert "application/vnd.jupyter.widget-view+json" not in lab._repr_mimebundle_()[0]
+
+
+def test_fifty_labs_leave_nothing_behind():
+    x, y = batch()
+    profile = pp.profile(
+        small_model(), x[:2], y[:2], loss_fn=nn.functional.mse_loss, repeats=1, progress=False
+    )
+
+    def one() -> None:
+        lab = pp.Lab(
+            small_model(), x, y, loss_fn=nn.functional.mse_loss, profile=profile, devices=pp.virtual(4)
+        )
+        lab.num_ranks = 2
+        lab.close()
+
+    one()
+    gc.collect()
+    before = (len(registry._instances), len(plt.get_fignums()), threading.active_count())
+    for _ in range(50):
+        one()
+    gc.collect()
+    assert (len(registry._instances), len(plt.get_fignums()), threading.active_count()) == before
+
+
+def test_a_lab_that_cannot_be_made_says_why_and_leaves_nothing(profile):
+    before = len(registry._instances)
+    with pytest.raises(pp.PipelabError, match="num_stages is 99"):
+        pp.Lab.from_profile(profile, num_ranks=99)
+    gc.collect()
+    assert len(registry._instances) == before
+
+
+def test_the_layers_are_profiled_at_about_the_size_of_a_micro_batch():
+    x, y = batch(32)
+    lab = pp.Lab(
+        small_model(), x, y, loss_fn=nn.functional.mse_loss, num_microbatches=16, devices=pp.virtual(4)
+    )
+    assert lab.profile.batch_size == 2
+    assert lab.batch_size == 32
+    lab.close()

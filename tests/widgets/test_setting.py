@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pipelab as pp
+from pipelab.core.profile import Affine, Profile
+from pipelab.core.schedules import SCHEDULES
+from pipelab.widgets.setting import Setting
+from tests.widgets.profiles import profile_of
+
+
+@pytest.fixture
+def setting(profile) -> Setting:
+    return Setting.start(profile, batch_size=48, schedule="1f1b", num_ranks=4, num_microbatches=8)
+
+
+def test_the_start_suits_the_profile(profile):
+    first = Setting.start(profile)
+    assert first.num_ranks == 4
+    assert first.num_microbatches == profile.batch_size
+    assert first.split == pp.balance(profile, 4, batch_size=1)
+
+
+def test_a_small_model_and_a_batch_of_one_are_possible():
+    first = Setting.start(profile_of(2), batch_size=1)
+    assert (first.num_ranks, first.num_microbatches) == (2, 1)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_every_schedule_of_the_menu_can_be_chosen_and_left(setting, name):
+    chosen = setting.changed(schedule=name)
+    assert chosen.schedule.name == name
+    assert chosen.split.num_stages == chosen.schedule.num_model_stages
+    assert chosen.predicted.makespan > 0
+    back = chosen.changed(schedule="1f1b")
+    assert (back.num_ranks, back.num_microbatches) == (4, 8)
+
+
+def test_the_prediction_is_the_simulation_of_the_costs(setting):
+    costs = setting.profile.costs(setting.split, batch_size=6)
+    assert setting.predicted == pp.simulate(setting.schedule, costs)
+
+
+def test_other_ranks_balance_the_cuts_anew(setting):
+    moved = setting.moved_cut(0, 1)
+    assert moved.split != setting.split
+    assert moved.changed(num_ranks=3).split == pp.balance(setting.profile, 3, batch_size=6)
+
+
+def test_other_micro_batches_leave_the_cuts_where_they_are(setting):
+    moved = setting.moved_cut(0, 1)
+    assert moved.changed(num_microbatches=16).split == moved.split
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8, 48])
+def test_the_whole_batch_stays_fixed(setting, number):
+    """All micro-batches together cost what the profile says of so many micro-batches of so many samples."""
+    changed = setting.changed(num_microbatches=number, num_ranks=1)
+    per_sample = sum(
+        line.per_sample
+        for line in (*setting.profile.forward, *setting.profile.input_grad, *setting.profile.weight_grad)
+    )
+    fixed = 3 * 12 * 1e-4 * number
+    assert changed.predicted.makespan == pytest.approx(fixed + per_sample * 48)
+
+
+def test_uneven_micro_batches_cost_the_mean_and_say_so(setting):
+    uneven = setting.changed(num_microbatches=7)
+    small = setting.profile.costs(uneven.split, batch_size=6)
+    large = setting.profile.costs(uneven.split, batch_size=7)
+    mean = (np.array(small.forward) * 1 + np.array(large.forward) * 6) / 7
+    assert uneven.costs.forward == pytest.approx(mean)
+    assert uneven.costs.bytes.activations[0] == pytest.approx(
+        (small.bytes.activations[0] + 6 * large.bytes.activations[0]) / 7
+    )
+    assert "6 or 7 samples" in uneven.notes[0] and "6.86" in uneven.notes[0]
+    assert not setting.notes
+
+
+def test_a_loop_is_entered_with_two_stages_a_rank_and_left_with_one(setting):
+    looped = setting.changed(schedule="interleaved-1f1b")
+    assert looped.stages_per_rank == 2
+    assert looped.split.num_stages == 8
+    assert looped.changed(stages_per_rank=3).split.num_stages == 12
+    assert looped.changed(schedule="gpipe").stages_per_rank == 1
+
+
+def test_a_table_given_by_hand_brings_its_own_sizes(setting):
+    mine = pp.Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]], name="mine")
+    changed = setting.changed(schedule=mine)
+    assert (changed.num_ranks, changed.num_microbatches, changed.split.num_stages) == (2, 2, 2)
+    with pytest.raises(pp.PipelabError, match="mine is a finished table: its num_microbatches is 2"):
+        changed.changed(num_microbatches=4)
+    assert changed.changed(schedule="gpipe").schedule.name == "gpipe"
+
+
+def test_a_table_by_hand_may_be_the_start(profile):
+    mine = pp.Schedule([["0F0", "0B0"], ["1F0", "1B0"]], name="mine")
+    assert Setting.start(profile, schedule=mine).schedule == mine
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ({"num_ranks": 13}, "num_stages is 13"),
+        ({"num_ranks": 0}, "num_ranks is 0"),
+        ({"num_microbatches": 49}, "49 micro-batches are more than the 48 samples"),
+        ({"num_microbatches": 0}, "num_microbatches is 0"),
+        ({"num_microbatches": 10**12}, "limit"),
+        ({"schedule": "1f2b"}, "did you mean '1f1b'"),
+        ({"stages_per_rank": 2}, "stages_per_rank"),
+        ({"split": ["blocks.5"]}, "The split has 2 stages, but 1f1b on 4 ranks"),
+        ({"split": ["blocks.5", "blocks.4", "blocks.6"]}, "blocks.4"),
+        ({"split": ["blocks.5", "nope", "blocks.6"]}, "nope"),
+    ],
+)
+def test_what_is_impossible_is_refused_with_a_sentence(setting, wish, sentence):
+    before = setting.predicted
+    with pytest.raises(pp.PipelabError, match=sentence):
+        setting.changed(**wish)
+    assert setting.predicted == before
+
+
+def test_a_wrong_call_names_what_there_is(setting):
+    with pytest.raises(TypeError, match="num_rank"):
+        setting.changed(num_rank=4)
+    with pytest.raises(TypeError, match="list of layer names, not str"):
+        setting.changed(split="blocks.3")
+    with pytest.raises(TypeError, match="Schedule or a name, not int"):
+        setting.changed(schedule=3)
+
+
+def test_what_is_not_possible_one_by_one_may_be_together(setting):
+    changed = setting.changed(split=["blocks.5"], num_ranks=2)
+    assert changed.split == pp.Split(["blocks.5"])
+
+
+def test_virtual_devices_are_as_many_as_ranks(profile):
+    setting = Setting.start(profile, devices=pp.virtual(3, threads=2))
+    assert setting.num_ranks == 3
+    assert setting.changed(num_ranks=5).plan.devices == pp.virtual(5, threads=2)
+
+
+def test_named_devices_must_suffice(profile):
+    setting = Setting.start(profile, devices=["cpu", "cpu"])
+    assert setting.plan.devices == ("cpu", "cpu")
+    assert setting.changed(num_ranks=1).plan.devices == ("cpu",)
+    with pytest.raises(pp.PipelabError, match="3 ranks need 3 devices"):
+        setting.changed(num_ranks=3)
+
+
+def test_links_reach_the_prediction_and_the_plan(profile):
+    slow = pp.Links(latency=1.0)
+    setting = Setting.start(profile, schedule="1f1b", links=slow)
+    assert setting.plan.links == slow
+    assert setting.predicted.makespan > 6.0
+
+
+def test_cuts_may_name_a_module_that_contains_layers():
+    names = ["embed", "blocks.0.a", "blocks.0.b", "blocks.1.a", "head"]
+    one = [Affine(1.0)] * 5
+    profile = Profile(names, one, one, one, [1] * 5, one, one, 4, (4,), "cpu")
+    setting = Setting.start(profile, num_ranks=2, split=["blocks.1"])
+    assert setting.cut_positions == (3,)
+    assert setting.moved_cut(0, 2).split == pp.Split(["blocks.0.b"])
