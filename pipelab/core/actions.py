@@ -52,7 +52,9 @@ class Kind(StrEnum):
 KINDS: tuple[Kind, ...] = (Kind.F, Kind.I, Kind.W, Kind.B, Kind.U, Kind.OVERLAP)
 """The kinds in the order of their codes: `KINDS[table.kind[row]]`."""
 
-CODES = {kind: code for code, kind in enumerate(KINDS)}
+CODES: dict[Kind, int] = {kind: code for code, kind in enumerate(KINDS)}
+"""The code of each kind: `CODES[KINDS[code]] == code`."""
+
 _NUMBER = "(0|[1-9][0-9]{0,17})"
 _CELL = re.compile(f"{_NUMBER}([FIWBU]){_NUMBER}")
 _OVERLAP = re.compile(r"\(([0-9FIWBU;]{1,1000})\)OVERLAP_F_B")

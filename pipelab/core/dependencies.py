@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipelab.core.actions import KINDS, ActionTable, IntArray, Kind
+from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
 from pipelab.core.placement import Placement
 
 __all__ = ["FORWARD", "INPUT", "RESULTS", "UPDATE", "WEIGHT", "Needs", "Slots", "StageGraph", "needs"]
@@ -32,8 +32,7 @@ RESULTS: dict[int, tuple[Kind, ...]] = {
 }
 """The kinds that give each result, the split form first."""
 
-_F, _I, _W, _B, _U = range(5)
-assert KINDS[:5] == (Kind.F, Kind.I, Kind.W, Kind.B, Kind.U)
+_F, _I, _W, _B, _U = (CODES[kind] for kind in (Kind.F, Kind.I, Kind.W, Kind.B, Kind.U))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipelab.core.actions import IntArray
+from pipelab.core.actions import CODES, IntArray, Kind
 from pipelab.core.costs import StageBytes
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.schedule import Schedule
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryCurve", "memory_curves", "peaks"]
 
-_F, _W, _B = 0, 2, 3
+_F, _W, _B = (CODES[kind] for kind in (Kind.F, Kind.W, Kind.B))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,18 +151,18 @@ def write(
     """
     target = Path(path)
     try:
-        text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        text = (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
     except ValueError as error:
         raise PipelabError(f"{target.name} cannot be written: {error}.") from None
-    if len(text.encode()) > max_bytes:
+    if len(text) > max_bytes:
         raise PipelabError(
             f"{target.name} would have {len(text):,} bytes; at most {max_bytes:,} can be read back."
         )
     if target.exists() and not overwrite:
         raise PipelabError(f"{target} exists. Pass overwrite=True to replace it.")
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with open(temporary, "xb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -171,10 +171,10 @@ def write(
         else:
             _link(temporary, target)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _link(temporary: str, target: Path) -> None:
+def _link(temporary: Path, target: Path) -> None:
     """Give the finished file its name unless someone else took it in the meantime."""
     try:
         os.link(temporary, target)

@@ -9,23 +9,21 @@ __all__ = ["html_table", "text_table"]
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
-    """Align columns with spaces: the first to the left, the others to the right.
+    """Align columns with spaces: the first, and those that hold words, to the left; numbers to the right.
 
     Args:
         header: the names of the columns.
         rows: cells as text, each row as long as the header.
         note: a last line.
     """
-    lines = [header, *rows]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
-    texts = [
-        "  ".join(
-            cell.ljust(w) if k == 0 else cell.rjust(w)
-            for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([text.rstrip() for text in texts] + ([note] if note else []))
+    columns = []
+    for k, name in enumerate(header):
+        cells = [row[k] for row in rows]
+        width = max(map(len, [name, *cells]))
+        is_words = k == 0 or all(cell[:1].isalpha() for cell in cells)
+        columns.append([cell.ljust(width) if is_words else cell.rjust(width) for cell in (name, *cells)])
+    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    return "\n".join([*lines, note] if note else lines)
 
 
 def html_table(

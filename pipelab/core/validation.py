@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelab.core.actions import MAX_CELLS, ActionTable, IntArray
+from pipelab.core.actions import CODES, MAX_CELLS, ActionTable, IntArray, Kind
 from pipelab.core.deadlock import action_of, explain_deadlock, show_around
 from pipelab.core.dependencies import RESULTS, Needs, Slots, StageGraph, needs
 from pipelab.core.placement import Placement
@@ -21,7 +21,7 @@ from pipelab.errors import PipelabError
 
 __all__ = ["Checked", "check", "check_size"]
 
-_F, _I, _W, _B, _U = range(5)
+_F, _I, _W, _B, _U = (CODES[kind] for kind in (Kind.F, Kind.I, Kind.W, Kind.B, Kind.U))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

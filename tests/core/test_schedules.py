@@ -207,6 +207,12 @@ def test_the_registry_is_read_only():
         SCHEDULES["mine"] = None
 
 
+def test_the_registry_prints_as_a_table():
+    assert [line.split()[0] for line in str(SCHEDULES).splitlines()] == ["schedule", *SCHEDULES]
+    assert repr(SCHEDULES).startswith("<SCHEDULES: naive, gpipe, ")
+    assert "<td>GPipe, arXiv 1811.06965</td>" in SCHEDULES._repr_html_()
+
+
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(PipelabError, match=r"schedule is '1f1'; did you mean '1f1b'\?"):
         make("1f1", 2, 2)

@@ -147,6 +147,12 @@ def test_files_round_trip(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_file_has_the_permissions_of_any_other_new_file(tmp_path):
+    write(tmp_path / "a.json", 1)
+    (tmp_path / "b").write_text("")
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
 def test_a_file_that_is_there_is_not_overwritten_unasked(tmp_path):
     path = tmp_path / "a.json"
     write(path, 1)
@@ -185,6 +191,8 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path):
         write(tmp_path / "a.json", float("nan"))
     with pytest.raises(PipelabError, match="at most 5,000,000 can be read back"):
         write(tmp_path / "a.json", "x" * 5_000_000)
+    with pytest.raises(PipelabError, match=r"cannot be written"):
+        write(tmp_path / "a.json", "\ud800")
     assert os.listdir(tmp_path) == []
 
 

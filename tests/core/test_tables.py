@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelab.core.tables import html_table, text_table
 
 
-def test_the_first_column_is_left_and_the_others_right():
+def test_words_are_left_and_numbers_right():
     assert (
         text_table(["a", "bb"], [["long", "1"], ["s", "22"]], "note") == "a     bb\nlong   1\ns     22\nnote"
     )

@@ -5,20 +5,15 @@ Menus, tables and error messages read `SCHEDULES`; nothing else in pipelab knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import interleaved, linear
-from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.schedules.info import ScheduleInfo, ScheduleTable
 from pipelab.errors import PipelabError, one_of, reject_unknown
 
-__all__ = ["SCHEDULES", "ScheduleInfo", "schedule"]
+__all__ = ["SCHEDULES", "ScheduleInfo", "ScheduleTable", "schedule"]
 
-SCHEDULES: Mapping[str, ScheduleInfo] = MappingProxyType(
-    {info.name: info for family in (linear.FAMILY, interleaved.FAMILY) for info in family}
-)
+SCHEDULES = ScheduleTable((*linear.FAMILY, *interleaved.FAMILY))
 """Name -> what it is, where it comes from and how it is built."""
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelab.core.actions import ActionTable, IntArray
+from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
 from pipelab.core.validation import check_size
 
 __all__ = ["alternate", "forward_only"]
 
-_F, _B = 0, 3
+_F, _B = CODES[Kind.F], CODES[Kind.B]
 
 
 def alternate(
