@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
 __all__ = ["html_table", "text_table"]
+
+_NUMBER = re.compile(r"-?[0-9][0-9.,e+-]*( [%\w]{1,3})?")
+"""A number, perhaps with its unit, such as 12.3 ms."""
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
@@ -20,7 +24,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str =
     for k, name in enumerate(header):
         cells = [row[k] for row in rows]
         width = max(map(len, [name, *cells]))
-        is_words = k == 0 or all(cell[:1].isalpha() for cell in cells)
+        is_words = k == 0 or not any(map(_NUMBER.fullmatch, cells))
         columns.append([cell.ljust(width) if is_words else cell.rjust(width) for cell in (name, *cells)])
     lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     return "\n".join([*lines, note] if note else lines)
