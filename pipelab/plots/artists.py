@@ -45,6 +45,7 @@ class TimelineArtists:
             [], facecolors=IDLE, edgecolors=HATCH, linewidths=0.0, hatch="////", zorder=1
         )
         self._boxes = PolyCollection([], edgecolors="white", linewidths=0.5, zorder=2)
+        self._boxes.set_snap(False)  # snapped to whole pixels, a narrow box has none
         self._numbers = PathCollection([], linewidths=0.0, offset_transform=axes.transData, zorder=3)
         self._raster: CoverageRaster | None = None
         self._headers: list[Text] = []
@@ -69,12 +70,19 @@ class TimelineArtists:
         self._boxes.set_visible(not crowded)
         if not crowded:
             self._idle.set_verts(scene.spans())  # type: ignore[arg-type]
-            self._boxes.set_verts(scene.boxes())  # type: ignore[arg-type]
-            self._boxes.set_facecolor(np.array(PAINTS)[scene.paint])  # type: ignore[arg-type]
+            self._show_boxes(scene, pixels_wide)
         self._show_numbers(scene, pixels_wide, pixels_high)
         self._show_headers(scene, headers)
         show_rows(axes, scene.row_y, scene.row_labels)
         show_seconds(axes, scene.stop)
+
+    def _show_boxes(self, scene: Scene, pixels_wide: float) -> None:
+        """White edges part neighbours; a narrow box has none and lies on top, or edges would wipe it out."""
+        narrow = (scene.end - scene.start) * pixels_wide / scene.stop < 4.0
+        order = np.argsort(narrow, kind="stable")
+        self._boxes.set_verts(scene.boxes()[order])  # type: ignore[arg-type]
+        self._boxes.set_facecolor(np.array(PAINTS)[scene.paint[order]])  # type: ignore[arg-type]
+        self._boxes.set_linewidth(np.where(narrow[order], 0.0, 0.5))  # type: ignore[arg-type]
 
     def _show_raster(self, scene: Scene | None) -> None:
         if scene is not None and self._raster is None:
@@ -118,11 +126,13 @@ class TimelineArtists:
                 text.set_text(headers[number])
 
 
-def show_rows(axes: Axes, row_y: Sequence[float] | np.ndarray, labels: Sequence[str]) -> Sequence[int]:
+def show_rows(
+    axes: Axes, row_y: Sequence[float] | np.ndarray, labels: Sequence[str], most: int = MOST_ROW_LABELS
+) -> Sequence[int]:
     """Label the rows, or every second, fourth ... where they are too low for all labels; returns which."""
     rows = abs(np.subtract(*axes.get_ylim()))
     points_per_row = _pixels(axes)[1] / rows * 72.0 / _dots_per_inch(axes)
-    room = min(MOST_ROW_LABELS, len(labels) * points_per_row / (SMALL_POINTS + 1.5))
+    room = min(most, len(labels) * points_per_row / (SMALL_POINTS + 1.5))
     every = next(n for n in (2**k for k in range(31)) if len(labels) <= n * max(room, 1.0))
     shown = range(0, len(labels), every)
     axes.set_yticks([row_y[n] for n in shown], [labels[n] for n in shown])
@@ -133,7 +143,7 @@ def show_seconds(axes: Axes, stop: float) -> None:
     """Label the time axis, whose data are seconds, in the unit that suits its length."""
     length, name = time_unit(stop)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds / length:g}"))
-    axes.set_xlabel(f"time [{name}]")
+    axes.set_xlabel(f"time [{name}]", loc="left")
 
 
 LEGEND_STYLE: dict[str, Any] = {

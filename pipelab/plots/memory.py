@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelab.core.memory import MemoryCurve
 from pipelab.core.quantities import as_bytes
 from pipelab.core.trace import Trace
-from pipelab.plots.artists import plain_axes, set_headline, show_rows, show_seconds
+from pipelab.plots.artists import MOST_ROW_LABELS, plain_axes, set_headline, show_rows, show_seconds
 from pipelab.plots.figure import MEMORY_RIGHT, new_axes
 from pipelab.plots.palette import INK, MEMORY
 from pipelab.plots.wording import counted, literal
@@ -63,10 +63,15 @@ class MemoryArtists:
 
     Attributes:
         axes: where.
+
+    Args:
+        axes: where.
+        most_labels: of more ranks than this, only some are named.
     """
 
-    def __init__(self, axes: Axes) -> None:
+    def __init__(self, axes: Axes, most_labels: int = MOST_ROW_LABELS) -> None:
         self.axes = axes
+        self._most_labels = most_labels
         self._steps = PolyCollection([], facecolors=MEMORY, edgecolors=MEMORY, linewidths=0.6, zorder=2)
         self._floors = PolyCollection([], facecolors="none", edgecolors=INK, linewidths=0.4, zorder=3)
         axes.add_collection(self._steps, autolim=False)
@@ -89,7 +94,7 @@ class MemoryArtists:
             [_outline(curve, stop, y + 0.5, FULL / most) for curve, y in zip(curves, row_y, strict=True)]
         )
         self._floors.set_verts([[(0.0, y + 0.5), (stop, y + 0.5)] for y in row_y])
-        shown = show_rows(axes, row_y, [f"rank {curve.rank}" for curve in curves])
+        shown = show_rows(axes, row_y, [f"rank {curve.rank}" for curve in curves], self._most_labels)
         show_seconds(axes, stop)
         self._show_peaks([(row_y[n], _amount(curves[n].peak, curves[n].unit)) for n in shown])
 

@@ -194,11 +194,8 @@ class Lab(W.VBox):
             return proposal["value"]
         wishes = {name: proposal["value"]}
         if self._cross_validation_lock:  # several changes were held back: they are one wish
-            wishes |= {
-                key: getattr(self, key)
-                for key in CHOICES
-                if getattr(self, key) != getattr(self._setting, key)
-            }
+            changed = [key for key in CHOICES if getattr(self, key) != getattr(self._setting, key)]
+            wishes |= {key: getattr(self, key) for key in changed}
         try:
             self.choose(**wishes)
         except PipelabError as error:
@@ -341,9 +338,8 @@ class Lab(W.VBox):
         with self._lock:
             if self._closed:
                 return
-            shown = exhibit(
-                self._setting.predicted, self.measured, view=self.view, is_current=self.measured_is_current
-            )
+            predicted, current = self._setting.predicted, self.measured_is_current
+            shown = exhibit(predicted, self.measured, view=self.view, is_current=current)
             self._picture.draw(shown.traces, shown.remarks, memory=self.memory, same_plan=shown.same_plan)
             self._frame.show(self._picture.png(), self._picture.text)
             self._show_controls()
@@ -401,4 +397,4 @@ class Lab(W.VBox):
                 close_with_parts(widget)
             super().close()
             self.layout.close()
-            self.__dict__.pop("_repr_mimebundle_", None)  # closing hides it, but the picture can still be shown
+            self.__dict__.pop("_repr_mimebundle_", None)  # closing hides it; the picture can still be shown

@@ -99,7 +99,7 @@ class Picture:
         self._timeline.axes.set_position(box(BOTTOM + lower, upper))
         if memory_rows:
             if self._memory is None:
-                self._memory = MemoryArtists(self._figure.add_axes((0.1, 0.1, 0.8, 0.2)))
+                self._memory = MemoryArtists(self._figure.add_axes((0.1, 0.1, 0.8, 0.2)), most_labels=8)
             self._memory.axes.set_position(box(BOTTOM, lower - MEMORY_TITLE))
 
     def _show_memory(self, curves: Sequence[MemoryCurve], stop: float, clock: str) -> None:

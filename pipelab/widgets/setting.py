@@ -104,6 +104,7 @@ class Setting:
         reject_unknown("changed", [wish for wish in wishes if wish not in CHOICES], CHOICES)
         order, stages_per_rank = self._schedule_for(wishes)
         self._check_microbatches(order.num_microbatches)
+        self._check_stages(order)
         asked = replace(self, schedule=order, stages_per_rank=stages_per_rank)
         if "split" in wishes:
             split = _as_split(wishes["split"])
@@ -213,6 +214,14 @@ class Setting:
     @property
     def _sizes(self) -> tuple[int, int, int]:
         return self.num_ranks, self.num_microbatches, self.stages_per_rank
+
+    def _check_stages(self, order: Schedule) -> None:
+        needed, layers = order.num_model_stages, self.profile.num_layers
+        if needed > layers:
+            raise PipelabError(
+                f"{order.name} on {order.num_ranks} ranks with {order.stages_per_rank} per rank needs {needed} stages, "
+                f"but the model has {layers} layers to cut between. Use fewer ranks or stages per rank."
+            )
 
     def _check_microbatches(self, number: int) -> None:
         if number > self.batch_size:

@@ -152,7 +152,7 @@ def test_what_is_impossible_is_explained_and_the_slider_goes_back(notebook, tmp_
     notebook.page.keyboard.press("ArrowRight")  # five ranks with two stages each, but there are nine layers
     alert = notebook.page.locator(ALERT)
     alert.wait_for()
-    assert "num_stages is 10" in alert.inner_text()
+    assert "needs 10 stages" in alert.inner_text()
     notebook.page.wait_for_function(
         "h => h.getAttribute('aria-valuenow') === '4.0'", arg=handle.element_handle()
     )

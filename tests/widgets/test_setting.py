@@ -103,7 +103,7 @@ def test_a_table_by_hand_may_be_the_start(profile):
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [
-        ({"num_ranks": 13}, "num_stages is 13"),
+        ({"num_ranks": 13}, "needs 13 stages, but the model has 12 layers"),
         ({"num_ranks": 0}, "num_ranks is 0"),
         ({"num_microbatches": 49}, "49 micro-batches are more than the 48 samples"),
         ({"num_microbatches": 0}, "num_microbatches is 0"),

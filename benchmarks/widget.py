@@ -1,0 +1,105 @@
+"""How long the kernel works on one slider tick of the Lab, and on a picture of 131,072 actions.
+
+    python benchmarks/widget.py
+
+A tick is what a front end sets off by moving a slider: a new schedule or split, simulation, report, drawing, PNG, and
+the messages to the front end (which is not there: they are built and dropped). No model and no torch are involved.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+
+import pipelab as pp
+from pipelab.core.profile import Affine
+
+REPEATS = 30
+
+
+def profile_of(layers: int) -> pp.Profile:
+    cost = [Affine(1e-4, 2e-4 * (1 + number % 3)) for number in range(layers)]
+    held = [Affine(0.0, 4e5)] * layers
+    names = [f"blocks.{number}" for number in range(layers)]
+    return pp.Profile(names, cost, cost, cost, [4_000_000] * layers, held, held, 4, (2, 4, 8), "cpu")
+
+
+def milliseconds(action: Callable[[int], object], repeats: int = REPEATS) -> tuple[float, float, float]:
+    """Minimum, median and maximum of so many calls, after two warm-up calls."""
+    times = []
+    for number in range(repeats + 2):
+        begin = time.perf_counter()
+        action(number)
+        times.append(1e3 * (time.perf_counter() - begin))
+    return min(times[2:]), statistics.median(times[2:]), max(times[2:])
+
+
+def row(what: str, limit: str, times: tuple[float, float, float]) -> None:
+    print(f"{what:<58} {limit:>8}   {times[0]:7.1f} {times[1]:7.1f} {times[2]:7.1f}")
+
+
+def ticks(num_ranks: int, num_microbatches: int, limit: str) -> None:
+    size = f"({num_ranks}, {num_microbatches})"
+    cuts = [f"blocks.{number}" for number in range(3, 3 * num_ranks, 3)]
+    lab = pp.Lab.from_profile(
+        profile_of(4 * num_ranks),
+        batch_size=4 * num_microbatches,
+        schedule="1f1b",
+        num_ranks=num_ranks,
+        num_microbatches=num_microbatches,
+        split=cuts,
+    )
+    controls = lab._controls
+
+    def move_microbatches(number: int) -> None:
+        controls.num_microbatches.value = num_microbatches - number % 2
+
+    def move_cut(number: int) -> None:
+        controls.cuts[2].value = 9 + number % 2
+
+    row(f"tick of the micro-batch slider, {size}", limit, milliseconds(move_microbatches))
+    row(f"tick of a cut slider, {size}", limit, milliseconds(move_cut))
+    lab.memory = True
+    row(f"tick of a cut slider, {size}, with memory", "", milliseconds(move_cut))
+    lab.memory = False
+    setting = lab._setting
+    row(
+        "  of it: schedule, simulation, report",
+        "",
+        milliseconds(lambda n: setting.moved_cut(2, 9 + n % 2).report),
+    )
+    row("  of it: drawing", "", milliseconds(lambda n: lab._picture.draw([setting.predicted])))
+    row("  of it: PNG", "", milliseconds(lambda n: lab._picture.png()))
+    lab.close()
+
+
+def dense() -> None:
+    order = pp.schedule("1f1b", num_ranks=64, num_microbatches=1024)
+    trace = pp.simulate(order, pp.Costs.uniform(64))
+
+    def draw(number: int) -> None:
+        ax = pp.plot_timeline(trace)
+        ax.figure.canvas.draw()
+        plt.close(ax.figure)
+
+    row(f"plot_timeline of {len(trace.start):,} actions, drawn", "< 100", milliseconds(draw))
+
+
+def main() -> None:
+    print(
+        f"{'milliseconds, 1f1b, (ranks, micro-batches)':<58} {'limit':>8}   {'min':>7} {'median':>7} {'max':>7}"
+    )
+    ticks(8, 64, "< 40")
+    ticks(16, 256, "< 50")
+    dense()
+
+
+if __name__ == "__main__":
+    main()
