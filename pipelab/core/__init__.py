@@ -7,7 +7,8 @@ A newcomer may read the modules in this order:
     actions       what a rank can do: F, I, W, B, U, and their overlap
     placement     which rank holds which stage, which stage feeds which
     dependencies  what an action needs: stated once, for everyone
-    schedule      the order of each rank, checked by `validation` when it is made
+    schedule      the order of each rank, checked by `validation` when it is made (`deadlock`: what it says
+                  then); `grid`: drawn with characters; `schedule_text`, `cells`: as text
     schedules     every named schedule, one family a module
     costs         seconds and bytes per stage, and the links
     recurrence    the longest path, compiled once per schedule; `workload`: its distinct durations
@@ -18,4 +19,5 @@ A newcomer may read the modules in this order:
     theory        closed forms with their papers and assumptions
     profile       costs per layer; `split`: the cut points; `plan`: all that an engine needs
     strict_json   files from strangers
+    tables        how values print, with `quantities`: 12.3 ms, 4 MiB, 27.3 %
 """

@@ -356,6 +356,15 @@ class ActionTable:
 
 
 def as_index(name: str, value: object) -> int:
+    """An integer of any kind (also numpy's) as an int.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+
+    Raises:
+        TypeError: no integer; True and False are none either.
+    """
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {value!r}.")
     try:

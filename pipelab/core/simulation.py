@@ -38,6 +38,7 @@ def simulate(schedule: Schedule, costs: Costs) -> Trace:
 
     Raises:
         PipelabError: costs for another number of stages, or links for another number of ranks.
+        TypeError: something else than a schedule and costs.
     """
     _check_fit(schedule, costs)
     durations = np.array(_durations(schedule, costs))[schedule.workload.which]
@@ -82,6 +83,9 @@ def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray
 
 
 def _check_fit(schedule: Schedule, costs: Costs) -> None:
+    for value, kind in ((schedule, Schedule), (costs, Costs)):
+        if not isinstance(value, kind):
+            raise TypeError(f"simulate() takes a Schedule and Costs, not {type(value).__name__}.")
     if costs.num_stages != schedule.num_model_stages:
         raise PipelabError(
             f"{schedule.name} has {schedule.num_model_stages} model stages, but the costs are for "

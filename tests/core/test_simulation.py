@@ -114,6 +114,13 @@ def test_links_for_another_number_of_ranks_are_refused():
         simulate(TWO, Costs((1, 1), (1, 1), (1, 1), links=links))
 
 
+def test_things_that_are_no_schedule_or_no_costs_are_type_errors():
+    with pytest.raises(TypeError, match=r"takes a Schedule and Costs, not str"):
+        simulate("1f1b", Costs.uniform(2))
+    with pytest.raises(TypeError, match=r"takes a Schedule and Costs, not float"):
+        simulate(TWO, 1.0)
+
+
 def test_free_actions_take_no_time():
     assert simulate(TWO, Costs.uniform(2, 0, 0, 0)).makespan == 0
 
