@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -142,8 +142,12 @@ def show_rows(
 def show_seconds(axes: Axes, stop: float) -> None:
     """Label the time axis, whose data are seconds, in the unit that suits its length."""
     length, name = time_unit(stop)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds / length:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(partial(_tick_text, length)))
     axes.set_xlabel(f"time [{name}]", loc="left")
+
+
+def _tick_text(length: float, seconds: float, position: int | None = None) -> str:
+    return f"{seconds / length:g}"
 
 
 LEGEND_STYLE: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
 
@@ -54,3 +55,15 @@ def split_for_memory(axes: Axes, rows: int, ranks: int) -> Axes:
     assert figure is not None
     below = (box.x0, box.y0, box.width, (lower - MEMORY_TITLE) * per_inch)
     return figure.add_axes(below, sharex=axes)
+
+
+def give_words(axes: Axes, text: str) -> None:
+    """Let a notebook know the alternative text of a figure of ours; it goes where the picture goes, also to HTML."""
+    figure = axes.figure
+    assert figure is not None
+    figure._repr_mimebundle_ = partial(_alternative_text, text)  # type: ignore[union-attr]
+
+
+def _alternative_text(text: str, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """No picture (the notebook's own formatters make that) but what is to be said beside it."""
+    return {}, {kind: {"alt": text} for kind in ("image/png", "image/svg+xml")}

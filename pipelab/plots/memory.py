@@ -14,7 +14,7 @@ from pipelab.core.memory import MemoryCurve
 from pipelab.core.quantities import as_bytes
 from pipelab.core.trace import Trace
 from pipelab.plots.artists import MOST_ROW_LABELS, plain_axes, set_headline, show_rows, show_seconds
-from pipelab.plots.figure import MEMORY_RIGHT, new_axes
+from pipelab.plots.figure import MEMORY_RIGHT, give_words, new_axes
 from pipelab.plots.palette import INK, MEMORY
 from pipelab.plots.wording import counted, literal
 
@@ -44,6 +44,7 @@ def plot_memory(trace: Trace, *, ax: Axes | None = None) -> Axes:
     labels = [f"rank {curve.rank}" for curve in curves]
     if ax is None:
         ax = new_axes(len(curves), labels, title_lines=2, right=MEMORY_RIGHT)
+        give_words(ax, describe_memory(trace))
     MemoryArtists(ax).show(curves, trace.makespan if trace.makespan > 0 else 1.0)
     set_headline(
         ax, f"{literal(trace.label)}: {_peak_sentence(curves)}\n{trace.clock} clock · {_kept(curves)}"

@@ -15,7 +15,7 @@ from pipelab.core.profile import Profile
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.split import Split
 from pipelab.plots.artists import add_legend, plain_axes, set_headline, show_rows, show_seconds
-from pipelab.plots.figure import new_axes
+from pipelab.plots.figure import give_words, new_axes
 from pipelab.plots.palette import BACKWARD, FORWARD, INK, WEIGHT
 from pipelab.plots.wording import counted, literal
 
@@ -52,6 +52,7 @@ def plot_stages(
     labels = [f"stage {stage}" for stage in range(stages)]
     if ax is None:
         ax = new_axes(stages + min(stages, 8), labels, title_lines=2, right=0.6)
+        give_words(ax, describe_stages(profile, split, batch_size=size))
     stop = (float(total.max()) or 1.0) * 1.02
     ax.set_xlim(0.0, stop)
     ax.set_ylim(stages + 0.5, 0.5)

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 from pipelab.plots.artists import TimelineArtists, add_legend, legend_patches, set_headline
-from pipelab.plots.figure import new_axes, split_for_memory
-from pipelab.plots.headline import comparison_headline, headline, row_header
-from pipelab.plots.memory import MemoryArtists
+from pipelab.plots.figure import give_words, new_axes, split_for_memory
+from pipelab.plots.headline import comparison_headline, describe_timeline, headline, row_header
+from pipelab.plots.memory import MemoryArtists, describe_memory
 from pipelab.plots.scene import Scene, scene
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False)
     _check(trace)
     shown = scene([trace])
     title = headline(trace, trace.report())
+    is_ours = ax is None
     if ax is None:
         ax = new_axes(
             len(shown.row_y), shown.row_labels, title.count("\n") + 1, memory_rows=memory * trace.num_ranks
@@ -59,6 +60,10 @@ def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelbottom=False)
     add_legend(ax if below is None else below, legend_patches(np.unique(shown.paint).tolist()))
+    if is_ours:
+        give_words(
+            ax, f"{describe_timeline(trace)} {describe_memory(trace)}" if memory else describe_timeline(trace)
+        )
     return ax
 
 
@@ -89,12 +94,15 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
     if len(traces) == 1:
         return plot_timeline(traces[0], ax=ax)
     shown = scene(traces)
+    is_ours = ax is None
     if ax is None:
         ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2)
     reports = [trace.report() for trace in traces]
     show_timelines(TimelineArtists(ax), shown, traces, reports)
     set_headline(ax, title_of(traces, reports))
     add_legend(ax, legend_patches(np.unique(shown.paint).tolist()))
+    if is_ours:
+        give_words(ax, " ".join(describe_timeline(trace) for trace in traces))
     return ax
 
 
