@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from pipelab.runtime import zoo as zoo
     from pipelab.runtime.check import check_gradients as check_gradients
     from pipelab.runtime.inputs import Args as Args
+    from pipelab.runtime.layers import layers as layers
     from pipelab.runtime.pipeline import Pipeline as Pipeline
     from pipelab.runtime.pipeline import Step as Step
-    from pipelab.runtime.profiling import layers as layers
     from pipelab.runtime.profiling import profile as profile
     from pipelab.teaching import exercise as exercise
     from pipelab.widgets.lab import Lab as Lab
@@ -75,7 +75,7 @@ _HOMES = {
     "check_gradients": "pipelab.runtime.check",
     "compare": "pipelab.core.comparison",
     "exercise": "pipelab.teaching",
-    "layers": "pipelab.runtime.profiling",
+    "layers": "pipelab.runtime.layers",
     "load": "pipelab.core.plan",
     "plot_memory": "pipelab.plots.memory",
     "plot_stages": "pipelab.plots.stages",

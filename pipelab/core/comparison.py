@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipelab.core.quantities import as_bytes, as_percent, as_seconds
 from pipelab.core.report import Report
-from pipelab.core.tables import html_table, text_table
+from pipelab.core.tables import html_table, pretty, text_table
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 
@@ -80,6 +80,8 @@ class Comparison:
     def __str__(self) -> str:
         header, rows = self._rows()
         return text_table(header, rows, _NOTE)
+
+    _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         header, rows = self._rows()

@@ -19,7 +19,7 @@ from pipelab.core.costs import Costs, Links, StageBytes
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.split import Split, first_doubled
-from pipelab.core.tables import html_table, text_table
+from pipelab.core.tables import html_table, pretty, text_table
 from pipelab.errors import PipelabError, nearest
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ class Profile:
     def __repr__(self) -> str:
         step = as_seconds(float(self.seconds().sum()))
         return f"<Profile: {self.num_layers} layers, {step} for {self.batch_size} samples on {self.device}>"
+
+    _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         header, rows, note = self._rows()

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelab.core.memory import peaks
 from pipelab.core.quantities import as_bytes, as_percent, as_seconds
-from pipelab.core.tables import html_table, text_table
+from pipelab.core.tables import html_table, pretty, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +127,8 @@ class Report:
     def __str__(self) -> str:
         header, rows = self._rows()
         return text_table(header, rows, self._numbers())
+
+    _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         header, rows = self._rows()

@@ -19,6 +19,7 @@ from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray
 from pipelab.core.cells import read_cells
 from pipelab.core.placement import Placement
 from pipelab.core.recurrence import Predecessors, Recurrence
+from pipelab.core.tables import pretty
 from pipelab.core.validation import Checked, check
 from pipelab.core.workload import Workload
 from pipelab.errors import PipelabError
@@ -235,6 +236,8 @@ class Schedule:
             return f"<Schedule {self._headline}>"
         orders = [[str(action) for action in order] for order in self.orders]
         return f"Schedule({orders!r}, name={self.name!r})"
+
+    _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         from html import escape

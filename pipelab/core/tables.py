@@ -1,15 +1,24 @@
-"""Small tables as text and as HTML. Names in them are data: in HTML they are escaped."""
+"""Values as text and as HTML: small tables. Names in them are data: in HTML they are escaped."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-__all__ = ["html_table", "text_table"]
+__all__ = ["html_table", "pretty", "text_table"]
 
 _NUMBER = re.compile(r"-?[0-9][0-9.,e+-]*( [%\w]{1,3})?")
 """A number, perhaps with its unit, such as 12.3 ms."""
+
+
+def pretty(value: object, printer: Any, cycle: bool) -> None:
+    """IPython's `_repr_pretty_` for values that it should show as `print` does, in a terminal and a notebook's text.
+
+    A class takes it over as `_repr_pretty_ = pretty`; inherited, IPython would prefer the class's own `__repr__`.
+    """
+    printer.text("..." if cycle else str(value))
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:

@@ -22,6 +22,7 @@ from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.report import Report
 from pipelab.core.schedule import Schedule
+from pipelab.core.tables import pretty
 from pipelab.errors import PipelabError, one_of
 
 if TYPE_CHECKING:
@@ -228,6 +229,8 @@ class Trace:
 
     def __repr__(self) -> str:
         return f"<Trace {self._headline}, {len(self.start):,} rows>"
+
+    _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()

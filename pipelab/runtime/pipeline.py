@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipelab.core.plan import Plan, VirtualDevices
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
+from pipelab.core.tables import pretty
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError, one_of
 from pipelab.runtime import devices as device_choice
@@ -57,6 +58,8 @@ class Step:
         if bad:
             line += f" (not finite, first in micro-batch {bad[0]})"
         return f"{line}\n{self.trace}"
+
+    _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         return f"<div>{str(self).splitlines()[0]}</div>{self.trace._repr_html_()}"

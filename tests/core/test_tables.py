@@ -19,3 +19,14 @@ def test_html_escapes_every_part():
     html = html_table(["<h>"], [["<c>"]], "<t>", "<n>")
     assert not any(f"<{tag}>" in html for tag in "hctn")
     assert html.count("&lt;") == 4 and html.startswith("<table><caption>")
+
+
+def test_ipython_shows_values_as_print_does():
+    from IPython.lib.pretty import pretty
+
+    import pipelab as pp
+
+    schedule = pp.schedule("1f1b", num_ranks=2, num_microbatches=2)
+    trace = pp.simulate(schedule, pp.Costs.uniform(2))
+    for value in (schedule, trace, trace.report(), pp.compare([trace])):
+        assert pretty(value) == str(value)
