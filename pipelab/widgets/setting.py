@@ -73,21 +73,40 @@ class Setting:
             devices = tuple(str(device) for device in devices)
         if num_ranks is None and not isinstance(devices, str):
             num_ranks = devices.count if isinstance(devices, VirtualDevices) else len(devices)
-        name = schedule if schedule is not None else next(iter(SCHEDULES))
-        least = _least_stages_per_rank(name) if isinstance(name, str) else 1
+        least = _least_stages_per_rank(schedule) if isinstance(schedule, str) else 1
         first = build(next(iter(SCHEDULES)), 1, 1, 1)
         blank = cls(profile, batch_size, first, 1, Split([]), devices, links)
         wishes = {
-            "schedule": name,
             "num_ranks": num_ranks,
             "num_microbatches": num_microbatches,
             "stages_per_rank": stages_per_rank,
             "split": split,
         }
-        if isinstance(name, str):  # a schedule given as a table brings its own sizes
+        if not isinstance(schedule, Schedule):  # one given as a table brings its own sizes
             wishes["num_ranks"] = num_ranks or min(4, max(1, layers // (stages_per_rank or least)))
             wishes["num_microbatches"] = num_microbatches or min(8, batch_size)
-        return blank.changed(**{key: wish for key, wish in wishes.items() if wish is not None})
+        wishes = {key: wish for key, wish in wishes.items() if wish is not None}
+        if schedule is None:
+            return blank._shortest(wishes)
+        return blank.changed(schedule=schedule, **wishes)
+
+    def _shortest(self, wishes: dict[str, Any]) -> Setting:
+        """These sizes with the schedule that predicts the shortest training step; of equal ones, the least in flight.
+
+        Schedules of several stages a rank are candidates only where that is asked for: they need more cuts.
+        """
+        per_rank = wishes.get("stages_per_rank", 1)
+        candidates = []
+        for name in SCHEDULES:
+            least, most = bounds_of_stages_per_rank(name)
+            if least <= per_rank <= (most or per_rank):
+                candidates.append(self.changed(schedule=name, **{**wishes, "stages_per_rank": per_rank}))
+        training = [setting for setting in candidates if setting.schedule.has_backward]
+        shortest = min(setting.predicted.makespan for setting in training)
+        return min(
+            training,
+            key=lambda s: (round(s.predicted.makespan / shortest, 3), max(s.schedule.peak_in_flight)),
+        )
 
     def changed(self, **wishes: Any) -> Setting:
         """This setting with some choices changed, and what must follow changed with them.

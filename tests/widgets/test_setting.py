@@ -22,6 +22,15 @@ def test_the_start_suits_the_profile(profile):
     assert first.split == pp.balance(profile, 4, batch_size=1)
 
 
+def test_the_first_schedule_is_the_one_that_predicts_the_shortest_step_and_holds_least(profile):
+    first = Setting.start(profile, batch_size=48, num_ranks=4, num_microbatches=8)
+    others = [first.changed(schedule=name, stages_per_rank=1) for name in SCHEDULES]
+    training = [other for other in others if other.schedule.has_backward]
+    assert first.predicted.makespan <= min(t.predicted.makespan for t in training) * 1.001
+    rivals = [t for t in training if t.predicted.makespan <= first.predicted.makespan * 1.0001]
+    assert max(first.schedule.peak_in_flight) == min(max(t.schedule.peak_in_flight) for t in rivals)
+
+
 def test_a_small_model_and_a_batch_of_one_are_possible():
     first = Setting.start(profile_of(2), batch_size=1)
     assert (first.num_ranks, first.num_microbatches) == (2, 1)
