@@ -95,6 +95,21 @@ def test_stopping_at_any_moment_leaves_the_model_as_it_was(moment):
     assert measurement(model).run(lambda done, total: None).makespan > 0
 
 
+def test_a_stop_asked_for_between_two_steps_interrupts_the_next_one(monkeypatch):
+    one = measurement(Dropping())
+    interrupted = []
+
+    def step(pipeline, *data, progress, **options):
+        one._stopped.set()  # after the last look before a step, when there is nothing to interrupt yet
+        progress(1, 16)
+        raise KeyboardInterrupt if interrupted else AssertionError("the step would have run to its end")
+
+    monkeypatch.setattr(pp.Pipeline, "step", step)
+    monkeypatch.setattr(pp.Pipeline, "interrupt", interrupted.append)
+    with pytest.raises(KeyboardInterrupt):
+        one.run(lambda done, total: None)
+
+
 def test_a_ctrl_c_in_the_main_thread_interrupts_a_run_there():
     one = measurement(Dropping())
 
