@@ -105,7 +105,7 @@ def test_a_stop_asked_for_between_two_steps_interrupts_the_next_one(monkeypatch)
         raise KeyboardInterrupt if interrupted else AssertionError("the step would have run to its end")
 
     monkeypatch.setattr(pp.Pipeline, "step", step)
-    monkeypatch.setattr(pp.Pipeline, "interrupt", interrupted.append)
+    monkeypatch.setattr(pp.Pipeline, "interrupt", lambda pipeline: interrupted.append(pipeline))
     with pytest.raises(KeyboardInterrupt):
         one.run(lambda done, total: None)
 
