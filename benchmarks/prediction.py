@@ -2,8 +2,8 @@
 
     python benchmarks/prediction.py [--repeats 7]
 
-For each schedule, two splits and two numbers of micro-batches of one whole batch: the prediction comes from one profile,
-made before any pipelined run and never from the step it predicts; the measurement is the median of several steps after
+For each schedule, two splits and two numbers of micro-batches of one batch: the prediction comes from one profile, made
+before any pipelined run and never from the step it predicts; the measurement is the median of several steps after
 two to warm up, on the wall clock (a thread a rank, one core each) and on the virtual clock (the same actions one at a
 a time, placed on ideal devices). The noise is half the distance between the quartiles of the measured steps. "drift" is
 what a fixed kernel took after the pipelined steps against before: the machine's own change of speed in between.
