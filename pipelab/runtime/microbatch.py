@@ -104,7 +104,8 @@ class MicroBatch:
         if not self._started:
             self._started = True
             self.context.pool.run(self._run)
-        self._go.release()
+        with contextlib.suppress(RuntimeError):  # `cancel` was faster
+            self._go.release()
         self._done.acquire()
         if self._error is not None:
             error, self._error = self._error, None
@@ -113,8 +114,9 @@ class MicroBatch:
     def cancel(self) -> None:
         """Gives the forward up: it ends where it is parked, or at its next call of a module."""
         self.cancelled = True
-        if self._started and not self.finished and self._go.locked():
-            self._go.release()
+        if self._started and not self.finished:
+            with contextlib.suppress(RuntimeError):  # it is not parked, or `advance` was faster
+                self._go.release()
 
     def wait_until_ended(self) -> None:
         while self._started and not self.finished:

@@ -1,6 +1,7 @@
 """After whatever goes wrong the process is healthy, the message says what to do, and the next step is right."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -203,6 +204,29 @@ def test_a_step_in_another_thread_is_stopped_by_interrupt(setup):
     pipe.interrupt()
     thread.join(5)
     assert not thread.is_alive() and isinstance(caught[0], KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+def test_a_stop_at_any_moment_is_an_interrupt_and_nothing_else(devices):
+    model, x, y, loss_fn = mlp()
+    moments = random.Random(0)
+    with pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=devices) as pipe:
+        pipe.step(x, y)
+        seen = set()
+        for _ in range(150):
+            model.zero_grad()
+            timer = threading.Timer(moments.uniform(0, 0.008), pipe.interrupt)
+            timer.start()
+            try:
+                pipe.step(x, y)
+                seen.add("finished")
+            except KeyboardInterrupt:
+                seen.add("interrupted")
+                assert all(p.grad is None for p in model.parameters())
+            timer.join()
+        assert "interrupted" in seen
+        model.zero_grad()
+        assert pp.check_gradients(pipe, x, y)
 
 
 def test_an_interrupted_profile_leaves_the_model_as_it_was():
