@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "compare"]
 
 _NOTE = (
-    "Bubble fraction: idle / (p x makespan). Bubble ratio: idle / busy. "
+    "Bubble fraction: idle / (p x makespan). Bubble ratio: idle / busy.\n"
     "Span bubble: 1 - busy / (p x longest span of a rank). Peaks: of the rank that holds most."
 )
 
@@ -43,6 +43,8 @@ class Comparison:
         """The columns by their names, with units; one row a run."""
         columns: dict[str, list[Any]] = {
             "schedule": [report.label for report in self.reports],
+            "ranks": [report.num_ranks for report in self.reports],
+            "micro-batches": [report.num_microbatches for report in self.reports],
             "clock": [report.clock for report in self.reports],
             "makespan [s]": [report.makespan for report in self.reports],
             "bubble fraction": [report.bubble_fraction for report in self.reports],

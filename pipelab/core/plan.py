@@ -194,7 +194,11 @@ def _devices(devices: str | Iterable[str] | VirtualDevices) -> Devices:
     if isinstance(devices, VirtualDevices) or devices == "auto":
         return devices
     if isinstance(devices, str):
-        raise PipelabError(f'devices is {devices!r}; it must be "auto", one name a rank, or virtual(count).')
+        raise PipelabError(f'devices is {devices!r}; it must be "auto", one name a rank, or pp.virtual(n).')
+    if not isinstance(devices, Iterable):
+        raise TypeError(
+            f"devices must be 'auto', one name a rank, or pp.virtual(n), not {type(devices).__name__}."
+        )
     return tuple(_device_name(str(device)) for device in devices)
 
 

@@ -139,6 +139,10 @@ class Profile:
         Raises:
             PipelabError: a cut that is no layer here, is out of order, or leaves a stage without layers.
         """
+        if not isinstance(split, Split):
+            raise TypeError(
+                f"split must be a Split such as Split([{self.layers[-1]!r}]), not {type(split).__name__}."
+            )
         starts = [0]
         for cut in split.cuts:
             start = self._find(cut)

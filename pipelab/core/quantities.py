@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["as_bytes", "as_percent", "as_seconds"]
+__all__ = ["as_bytes", "as_percent", "as_seconds", "counted"]
 
 
 def as_seconds(value: float) -> str:
@@ -44,3 +44,14 @@ def as_percent(value: float) -> str:
         '27.3 %'
     """
     return f"{100 * value:.1f} %"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 rank", "2 ranks".
+
+    Args:
+        number: how many.
+        one: the noun for one.
+        many: the noun for any other number; None adds an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -45,6 +45,7 @@ class Report:
             several).
         clock: "simulated", "virtual" or "wall".
         label: which run.
+        num_microbatches: m.
     """
 
     makespan: float
@@ -57,6 +58,7 @@ class Report:
     peak_in_flight: tuple[int, ...]
     clock: str
     label: str
+    num_microbatches: int
 
     @classmethod
     def of(cls, trace: Trace) -> Report:
@@ -83,6 +85,7 @@ class Report:
             peak_in_flight=schedule.peak_in_flight,
             clock=trace.clock,
             label=trace.label,
+            num_microbatches=schedule.num_microbatches,
         )
 
     @property

@@ -18,6 +18,7 @@ from pipelab.core import schedule_text, strict_json
 from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, as_actions
 from pipelab.core.cells import read_cells
 from pipelab.core.placement import Placement
+from pipelab.core.quantities import counted
 from pipelab.core.recurrence import Predecessors, Recurrence
 from pipelab.core.tables import pretty
 from pipelab.core.validation import Checked, check
@@ -80,6 +81,12 @@ class Schedule:
             as_actions(order, f"{_checked_name(name)}: the order of rank {r}")
             for r, order in enumerate(orders)
         ]
+        idle = [rank for rank, order in enumerate(per_rank) if not order]
+        if placement is None and idle and len(idle) < len(per_rank):
+            raise PipelabError(
+                f"{name}: rank {idle[0]} has no actions, so its stage cannot be read from them. Leave the rank out, "
+                f"give it a stage, or give the placement."
+            )
         total = sum(map(len, per_rank))
         if total > MAX_CELLS:
             raise PipelabError(f"{name} has {total:,} cells; the limit is {MAX_CELLS:,} (2**22).")
@@ -227,8 +234,9 @@ class Schedule:
     @property
     def _headline(self) -> str:
         return (
-            f"{self.name}: {self.num_ranks} ranks, {self.num_stages} stages, "
-            f"{self.num_microbatches} micro-batches, {self.table.num_cells:,} actions"
+            f"{self.name}: {counted(self.num_ranks, 'rank')}, {counted(self.num_stages, 'stage')}, "
+            f"{counted(self.num_microbatches, 'micro-batch', 'micro-batches')}, "
+            f"{counted(self.table.num_cells, 'action')}"
         )
 
     def __repr__(self) -> str:

@@ -175,7 +175,8 @@ def _check_kinds(name: str, table: ActionTable, slots: Slots) -> bool:
         )
     backward = split | whole
     if backward.any() and not backward.all():
-        (s, i), (t, j) = slots.find(int(np.argmin(backward))), slots.find(int(np.argmax(backward)))
+        s, i = slots.find(int(np.argmin(backward)))
+        t, j = _one_with_backward(slots, backward, i)
         raise PipelabError(
             f"{name}: {s}B{i} is missing (stage {s} has no backward for micro-batch {i}), though stage {t} "
             f"has one for micro-batch {j}. Give every stage and micro-batch a backward, or none."
@@ -187,6 +188,12 @@ def _check_kinds(name: str, table: ActionTable, slots: Slots) -> bool:
             f"{name}: {s}U{i} updates stage {s} after micro-batch {i}, which has no backward there."
         )
     return bool(backward.any())
+
+
+def _one_with_backward(slots: Slots, backward: npt.NDArray[np.bool_], microbatch: int) -> tuple[int, int]:
+    """A stage and micro-batch that have a backward; of the given micro-batch, if there is one."""
+    found = [slots.find(int(slot)) for slot in np.flatnonzero(backward)[:1000]]
+    return next((pair for pair in found if pair[1] == microbatch), found[0])
 
 
 def _check_given(name: str, table: ActionTable, wanted: Needs, givers: IntArray) -> None:

@@ -35,6 +35,10 @@ def balance(profile: Profile, num_stages: int, batch_size: int | None = None) ->
     Raises:
         PipelabError: more stages than layers, or less than one.
     """
+    if not isinstance(profile, Profile):
+        raise TypeError(
+            f"balance() takes a Profile, not {type(profile).__name__}. Call pp.profile(model, x) first."
+        )
     count = as_index("num_stages", num_stages)
     if not 1 <= count <= profile.num_layers:
         raise PipelabError(

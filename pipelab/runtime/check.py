@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from pipelab.runtime.inputs import Batch
+from pipelab.runtime.inputs import Batch, LossWeight
 from pipelab.runtime.loss import Result, loss_call
 from pipelab.runtime.outputs import join
 from pipelab.runtime.pipeline import Pipeline
@@ -45,6 +45,11 @@ class Difference:
     relative: float
     excess: float
 
+    @property
+    def is_gradient(self) -> bool:
+        """Whether it is of a parameter."""
+        return self.name != "outputs" and not self.name.startswith("loss")
+
 
 @dataclass(frozen=True)
 class GradientCheck:
@@ -66,7 +71,7 @@ class GradientCheck:
         return self.worst.excess <= 1
 
     def __str__(self) -> str:
-        count = sum(difference.name not in ("loss", "outputs") for difference in self.differences)
+        count = sum(difference.is_gradient for difference in self.differences)
         worst = self.worst
         if self:
             verdict = f"equal: loss, outputs and the gradients of {count} parameters match {self.reference}"
@@ -79,25 +84,33 @@ class GradientCheck:
     __repr__ = __str__
 
 
-def check_gradients(pipe: Pipeline, inputs: Any, target: Any = None) -> GradientCheck:
+def check_gradients(
+    pipe: Pipeline, inputs: Any, target: Any = None, *, loss_weight: LossWeight = None
+) -> GradientCheck:
     """Runs a step of the pipeline and the whole model on a copy, and compares loss, outputs and every gradient.
 
     The reference sees the whole batch at once. With BatchNorm in training, or with dropout, that is another
     computation; then the reference is plain gradient accumulation over the same micro-batches, with the same random
-    state where a stage begins. Gradients, buffers and random state are put back.
+    state where a stage begins; and whether the micro-batches' losses make up the loss of the whole batch is checked by
+    itself, in evaluation mode. Gradients, buffers and random state are put back.
 
     Args:
         pipe: an open pipeline.
         inputs: as for `Pipeline.step`.
         target: as for `Pipeline.step`.
+        loss_weight: as for `Pipeline.step`.
 
     Returns:
         A value that is true or false and names the worst parameter.
     """
+    if not isinstance(pipe, Pipeline):
+        raise TypeError(
+            f"check_gradients() takes a Pipeline, not {type(pipe).__name__}: check_gradients(pipe, x, y)."
+        )
     model = pipe.model
     with preserved(model):
         copied = copy.deepcopy(model)
-        step = pipe.step(inputs, target)
+        step = pipe.step(inputs, target, loss_weight=loss_weight)
         gradients = {name: p.grad for name, p in model.named_parameters()}
         batch = Batch.cut(inputs, target, pipe.schedule.num_microbatches)
         device = pipe._cut.devices[0]
@@ -107,11 +120,14 @@ def check_gradients(pipe: Pipeline, inputs: Any, target: Any = None) -> Gradient
         if drawing or batch_norm:
             why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
             reference = f"plain gradient accumulation of the whole model ({why})"
-            loss, outputs = _accumulate(pipe, copied, batch, device, reseed=bool(drawing))
+            weights = batch.weights(pipe.reduction, loss_weight)
+            weighing = _weighing(pipe, copied, batch, weights, device)
+            loss, outputs = _accumulate(pipe, copied, batch, weights, device, reseed=bool(drawing))
         else:
             reference = "the whole model on the whole batch"
+            weighing = []  # the whole batch's loss is the reference itself
             loss, outputs = _whole(pipe, copied, inputs, target, device)
-        found = [_compare("loss", step.loss, loss), *_compare_outputs(step.outputs, outputs)]
+        found = [_compare("loss", step.loss, loss), *weighing, *_compare_outputs(step.outputs, outputs)]
         for name, parameter in copied.named_parameters():
             found.append(
                 _compare(name, _or_zeros(gradients[name], parameter), _or_zeros(parameter.grad, parameter))
@@ -130,10 +146,15 @@ def _whole(
 
 
 def _accumulate(
-    pipe: Pipeline, model: nn.Module, batch: Batch, device: torch.device, reseed: bool
+    pipe: Pipeline,
+    model: nn.Module,
+    batch: Batch,
+    weights: tuple[float, ...],
+    device: torch.device,
+    reseed: bool,
 ) -> tuple[Tensor, Any]:
     total, outputs = torch.zeros((), dtype=torch.float64), []
-    for index, weight in enumerate(batch.weights(pipe.reduction, None)):
+    for index, weight in enumerate(weights):
         call = loss_call(
             model, pipe.loss_fn, batch, index, weight, [device] * pipe.split.num_stages, None, True
         )
@@ -142,6 +163,27 @@ def _accumulate(
         total += _backward(result).double().cpu() * weight
         outputs.append(result.outputs)
     return total, join(outputs, batch.sizes)
+
+
+def _weighing(
+    pipe: Pipeline, model: nn.Module, batch: Batch, weights: tuple[float, ...], device: torch.device
+) -> list[Difference]:
+    """Do the weighed losses of the micro-batches make up the whole batch's? Asked where both are comparable."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    devices = [device] * pipe.split.num_stages
+
+    def loss_of(part: Batch, index: int) -> Tensor:
+        result = loss_call(model, pipe.loss_fn, part, index, 1.0, devices)(lambda: 0)
+        assert result.loss is not None
+        return result.loss
+
+    with torch.no_grad():
+        whole = loss_of(Batch(batch.inputs, batch.target, (batch.size,)), 0)
+        parts = torch.stack([loss_of(batch, index) * weight for index, weight in enumerate(weights)]).sum()
+    for module, training in flags:
+        module.training = training
+    return [_compare("loss of the whole batch (reduction or loss_weight)", parts, whole)]
 
 
 def _backward(result: Result) -> Tensor:

@@ -113,12 +113,12 @@ def _check(name: str) -> str:
         if index >= count:
             have = f"has {count} GPU{'s' if count != 1 else ''}" if count else "has no GPU that torch can use"
             raise PipelabError(
-                f"There is no device {name!r}: this machine {have}. Use 'cpu' or pp.virtual(...)."
+                f"There is no device {name!r}: this machine {have}. Use 'cpu', or pp.virtual(n)."
             )
         return f"cuda:{index}"
     if device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise PipelabError("There is no device 'mps' on this machine. Use 'cpu' or pp.virtual(...).")
+            raise PipelabError("There is no device 'mps' on this machine. Use 'cpu', or pp.virtual(n).")
         return "mps"
     raise PipelabError(
         f"pipelab does not run on {device.type!r} devices (given: {name!r}). Use 'cpu', 'cuda:N' or 'mps'."

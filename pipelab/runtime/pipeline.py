@@ -71,7 +71,7 @@ class Pipeline:
     The model stays the user's: the same Parameter objects, the same `state_dict`; between steps it carries nothing of
     pipelab's. Each stage's parameters and buffers are moved to its rank's device in place, as `Module.to` does; an
     optimizer that has state already gets it moved by `optimizer.load_state_dict(optimizer.state_dict())`.
-    The first step also learns how values flow through the model, and is a few per cent slower for it.
+    The first step also learns how values flow through the model; it is slower, and not the one to time.
 
     Args:
         model: any `nn.Module`, as it is.
@@ -80,7 +80,8 @@ class Pipeline:
         loss_fn: `loss_fn(output, target)`, a scalar; called with the output alone when a step gets no target. None:
             the model's output is the loss, or has it as `.loss`.
         devices: "auto" (chosen, printed, and kept in `pipe.plan`), a list with one device a rank (repeats allowed), or
-            `pp.virtual(n)`: every action really runs, one at a time, and is placed on n ideal devices.
+            `pp.virtual(n)`: every action really runs, one at a time, and is placed on n ideal devices. Other than
+            "auto", they take the place of a plan's.
         reduction: what `loss_fn` does over the samples of a batch: "mean" or "sum".
 
     Raises:
@@ -354,6 +355,10 @@ class Pipeline:
 def _as_plan(
     split: Split | Plan, schedule: Schedule | None, devices: str | Sequence[str] | VirtualDevices
 ) -> Plan:
+    if not isinstance(devices, (str, VirtualDevices, Sequence)):
+        raise TypeError(
+            f"devices must be 'auto', one name a rank, or pp.virtual(n), not {type(devices).__name__}."
+        )
     given = (
         devices if isinstance(devices, (str, VirtualDevices)) else tuple(str(device) for device in devices)
     )

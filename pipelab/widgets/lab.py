@@ -18,7 +18,7 @@ from pipelab.core.quantities import as_seconds
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.core.trace import Trace
-from pipelab.errors import PipelabError, one_of
+from pipelab.errors import PipelabError, nearest, one_of
 from pipelab.widgets.controls import Controls, close_with_parts
 from pipelab.widgets.exhibit import VIEWS, exhibit
 from pipelab.widgets.frame import Frame
@@ -27,15 +27,12 @@ from pipelab.widgets.measurement import Measurement
 from pipelab.widgets.picture import Picture
 from pipelab.widgets.runner import SECONDS_TO_STOP, Runner
 from pipelab.widgets.setting import CHOICES, Setting
+from pipelab.widgets.traits import Choice, Refused
 
 if TYPE_CHECKING:
     from torch import nn
 
 _NO_MODEL = "This Lab was made from a profile alone, so there is nothing to run. Use pp.Lab(model, x, y, loss_fn=...)."
-
-
-class _Refused(PipelabError, T.TraitError):
-    """A refusal that traitlets understands too, so that held changes are rolled back."""
 
 
 class Lab(W.VBox):
@@ -82,11 +79,11 @@ class Lab(W.VBox):
     """
 
     profile = T.Any(read_only=True)
-    schedule = T.Any()
-    num_ranks = T.Any()
-    num_microbatches = T.Any()
-    stages_per_rank = T.Any()
-    split = T.Any()
+    schedule = Choice()
+    num_ranks = Choice()
+    num_microbatches = Choice()
+    stages_per_rank = Choice()
+    split = Choice()
     plan = T.Any(read_only=True)
     predicted = T.Any(read_only=True)
     measured = T.Any(None, allow_none=True, read_only=True)
@@ -115,7 +112,7 @@ class Lab(W.VBox):
         links: Links | None = None,
         profile: Profile | None = None,
     ) -> None:
-        from pipelab.widgets.sample import batch_size_of, profile_of_microbatch
+        from pipelab.widgets.sample import batch_size_of, check_fit, profile_of_microbatch
 
         size = batch_size_of(inputs, target)
         if profile is None:
@@ -131,6 +128,7 @@ class Lab(W.VBox):
             devices=devices,
             links=links,
         )
+        check_fit(model, setting.profile, setting.plan)
 
         def measurement(plan: Plan) -> Measurement:
             return Measurement(plan, model, inputs, target, loss_fn=loss_fn, reduction=reduction)
@@ -199,7 +197,7 @@ class Lab(W.VBox):
         try:
             self.choose(**wishes)
         except PipelabError as error:
-            raise _Refused(str(error)) from error
+            raise Refused(str(error)) from error
         return getattr(self._setting, name)
 
     @T.validate("view")
@@ -208,7 +206,7 @@ class Lab(W.VBox):
             try:
                 one_of("view", proposal["value"], VIEWS)
             except PipelabError as error:
-                raise _Refused(str(error)) from error
+                raise Refused(str(error)) from error
         return proposal["value"]
 
     def _adopt(self, setting: Setting) -> None:
@@ -359,11 +357,19 @@ class Lab(W.VBox):
         """A refusal is shown, and raised on; success takes the last one away."""
         try:
             yield
-        except PipelabError as error:
+        except (PipelabError, TypeError) as error:
             self._say(str(error))
             raise
         if self.message:
             self._say("")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A misspelt setting must not become a new attribute that does nothing.
+        if not name.startswith("_") and not hasattr(type(self), name):
+            near = nearest(name, [*CHOICES, "view", "memory"])
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(CHOICES)}, view and memory."
+            raise AttributeError(f"A Lab has no setting {name!r}; {hint}")
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         setting = self._setting

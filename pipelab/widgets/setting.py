@@ -120,7 +120,7 @@ class Setting:
         Raises:
             PipelabError: what is asked for is impossible; the sentence says why.
         """
-        reject_unknown("changed", [wish for wish in wishes if wish not in CHOICES], CHOICES)
+        reject_unknown("Lab.choose", [wish for wish in wishes if wish not in CHOICES], CHOICES)
         order, stages_per_rank = self._schedule_for(wishes)
         self._check_microbatches(order.num_microbatches)
         self._check_stages(order)

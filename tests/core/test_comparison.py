@@ -51,6 +51,8 @@ def test_frames_have_the_columns():
     frame = compare([run("gpipe")]).to_frame()
     assert list(frame.columns) == [
         "schedule",
+        "ranks",
+        "micro-batches",
         "clock",
         "makespan [s]",
         "bubble fraction",
@@ -64,6 +66,8 @@ def test_the_print_says_what_each_bubble_is():
     text = str(compare([run("gpipe")]))
     assert text.splitlines()[1].split() == [
         "gpipe",
+        "4",
+        "8",
         "simulated",
         "33",
         "s",

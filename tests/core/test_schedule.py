@@ -36,6 +36,11 @@ def test_a_rank_may_have_nothing_to_do():
     assert Schedule.from_text(one.to_text()) == one
 
 
+def test_a_rank_without_actions_needs_a_placement():
+    with pytest.raises(PipelabError, match="rank 1 has no actions"):
+        Schedule([["0F0"], []])
+
+
 def test_the_placement_is_read_from_the_orders():
     one = Schedule([["0F0", "2F0"], ["1F0", "3F0"]])
     assert one.placement == Placement.looped(2, 2) and one.stages_per_rank == 2

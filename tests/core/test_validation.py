@@ -93,6 +93,13 @@ def test_a_missing_micro_batch_is_found_without_memory_for_all():
     assert time.perf_counter() - began < 1
 
 
+def test_a_missing_backward_is_compared_with_the_same_micro_batch():
+    refuse(
+        [["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1"]],
+        r"1B1 is missing .* though stage 0 has one for micro-batch 1",
+    )
+
+
 def test_a_missing_stage_is_named():
     refuse([["0F0"], ["2F0"]], "stage 1 has no action, though stage 2 has")
     refuse([["0F0"], []], "1F0 is missing", Placement.linear(2))

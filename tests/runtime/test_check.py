@@ -92,3 +92,42 @@ def test_the_tolerance_follows_the_precision(dtype):
     model.to(dtype)
     with pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]) as pipe:
         assert pp.check_gradients(pipe, x.to(dtype), y.to(dtype))
+
+
+def test_a_wrong_reduction_is_found_behind_dropout_too():
+    model, x, y, _ = gpt(dropout=0.3)
+
+    def total(logits, target):
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+
+    for reduction, right in (("mean", False), ("sum", True)):
+        with pp.Pipeline(
+            model,
+            pp.Split(["blocks.2"]),
+            SCHEDULE,
+            loss_fn=total,
+            reduction=reduction,
+            devices=["cpu", "cpu"],
+        ) as pipe:
+            result = pp.check_gradients(pipe, x, y)
+            assert bool(result) is right
+    assert all(module.training for module in model.modules())
+
+
+def test_loss_weights_are_checked_too():
+    model, x, y, _ = gpt(dropout=0.3)
+    y[:4, 1:] = -100
+
+    def loss_fn(logits, target):
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
+
+    with pp.Pipeline(
+        model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]
+    ) as pipe:
+        assert pp.check_gradients(pipe, x, y, loss_weight=(y != -100).sum(1))
+        assert "reduction or loss_weight" in str(pp.check_gradients(pipe, x, y))
+
+
+def test_something_that_is_no_pipeline_is_a_wrong_call():
+    with pytest.raises(TypeError, match="takes a Pipeline, not Sequential"):
+        pp.check_gradients(mlp()[0], *mlp()[1:3])

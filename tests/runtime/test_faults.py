@@ -259,7 +259,7 @@ def make(model=None, split=("4",), schedule=SCHEDULE, **options):
         ({"split": ("9",)}, r"begins at '9', but Sequential has no module of that name"),
         ({"devices": ["cpu"]}, r"2 ranks"),
         ({"devices": pp.virtual(3)}, r"2 ranks"),
-        ({"devices": ["cpu", "cuda:77"]}, r"no device 'cuda:77'.*Use 'cpu' or pp.virtual"),
+        ({"devices": ["cpu", "cuda:77"]}, r"no device 'cuda:77'.*Use 'cpu', or pp.virtual"),
         ({"devices": ["cpu", "gpu"]}, r"no device 'gpu'"),
         ({"devices": ["cpu", "meta"]}, r"does not run on 'meta'"),
         ({"devices": "cpu"}, r"devices is 'cpu'"),

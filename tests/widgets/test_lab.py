@@ -388,3 +388,32 @@ def test_the_layers_are_profiled_at_about_the_size_of_a_micro_batch():
     assert lab.profile.batch_size == 2
     assert lab.batch_size == 32
     lab.close()
+
+
+@pytest.mark.parametrize("name", ["schedule", "split", "num_ranks", "num_microbatches", "stages_per_rank"])
+def test_nothing_is_no_setting(lab, name):
+    before = getattr(lab, name)
+    with pytest.raises((pp.PipelabError, TypeError)):
+        setattr(lab, name, None)
+    assert getattr(lab, name) == before and lab.message
+
+
+def test_a_later_refusal_takes_the_place_of_the_earlier(lab):
+    with pytest.raises(pp.PipelabError):
+        lab.num_microbatches = 100
+    with pytest.raises((pp.PipelabError, TypeError)):
+        lab.num_microbatches = "x"
+    assert "100" not in lab.message and lab.message
+
+
+def test_a_misspelt_setting_is_refused_with_the_nearest(lab):
+    with pytest.raises(AttributeError, match="did you mean 'num_microbatches'"):
+        lab.num_microbatch = 3
+
+
+def test_a_profile_of_another_model_and_devices_that_are_not_there_are_refused_at_once(profile):
+    x, y = batch()
+    with pytest.raises(pp.PipelabError, match="profile is of another model"):
+        pp.Lab(small_model(), x, y, loss_fn=nn.functional.mse_loss, profile=profile)
+    with pytest.raises(pp.PipelabError, match="no device 'cuda:99'"):
+        pp.Lab(small_model(), x, y, loss_fn=nn.functional.mse_loss, devices=["cpu", "cuda:99"])
