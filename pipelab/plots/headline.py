@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pipelab.core.quantities import as_bytes, as_percent, as_seconds
@@ -40,9 +41,13 @@ def _difference(traces: Sequence[Trace], reports: Sequence[Report], same_plan: b
     if len(traces) == 2 and same_plan and traces[0].clock == "simulated" != traces[1].clock and spans[0] > 0:
         change = f"{100 * (spans[1] / spans[0] - 1):+.1f} %"
         return f"measured {as_seconds(spans[1])} against predicted {as_seconds(spans[0])}: {change}"
+    how_many = f"{counted(len(traces), 'timeline')} on one time axis"
     best = min(range(len(spans)), key=spans.__getitem__)
-    shortest = f"{literal(traces[best].label, 40)}, {_numbers(reports[best])}"
-    return f"{counted(len(traces), 'timeline')} on one time axis; shortest: {shortest}"
+    first = [k for k, span in enumerate(spans) if math.isclose(span, spans[best], rel_tol=1e-9)]
+    if len(first) == len(traces) > 1:
+        return f"{how_many}, equally long: {as_seconds(spans[best])}"
+    names = ", ".join(literal(traces[k].label, 40) for k in first)
+    return f"{how_many}; shortest: {names}, {_numbers(reports[best]) if len(first) == 1 else as_seconds(spans[best])}"
 
 
 def describe_timeline(trace: Trace, report: Report | None = None, *, most_ranks: int = 8) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelab.plots.headline import describe_timeline
+from pipelab.plots.headline import comparison_headline, describe_timeline
 from tests.plots.sizes import SIZES, trace
 
 
@@ -26,3 +26,24 @@ def test_many_ranks_are_described_by_the_first_ones_and_the_last():
 
 def test_notes_are_told():
     assert "ranks share" in describe_timeline(replace(trace(2, 2), notes=("2 ranks share one core",)))
+
+
+def headline_of(*factors: float) -> str:
+    one = trace(2, 2)
+    traces = [
+        replace(one, label=f"t{k}", start=one.start * factor, end=one.end * factor)
+        for k, factor in enumerate(factors)
+    ]
+    return comparison_headline(traces, [each.report() for each in traces], same_plan=False).splitlines()[0]
+
+
+def test_the_shortest_of_several_is_named_with_its_numbers():
+    assert "shortest: t1," in headline_of(2, 1) and "bubble_fraction" in headline_of(2, 1)
+
+
+def test_where_all_are_equally_long_none_is_called_the_shortest():
+    assert "shortest" not in headline_of(1, 1) and "equally long: 12 s" in headline_of(1, 1)
+
+
+def test_several_that_share_the_first_place_are_all_named():
+    assert "shortest: t0, t2, 12 s" in headline_of(1, 2, 1)
