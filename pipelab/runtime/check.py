@@ -207,7 +207,7 @@ def _seeded(pipe: Pipeline, model: nn.Module, microbatch: int, device: torch.dev
     def begin(stage: int) -> None:
         if stage not in begun and stage in (0, *randomness.drawing_stages):
             begun.add(stage)
-            seed_generators(randomness.seed, stage, microbatch, [device])
+            seed_generators(randomness.seed, stage, microbatch, device)
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
@@ -224,7 +224,10 @@ def _seeded(pipe: Pipeline, model: nn.Module, microbatch: int, device: torch.dev
 
 
 def _compare_outputs(ours: Any, reference: Any) -> list[Difference]:
-    pairs = zip(tree_leaves(ours), tree_leaves(reference), strict=False)
+    mine, theirs = tree_leaves(ours), tree_leaves(reference)
+    if len(mine) != len(theirs):
+        return [Difference("outputs", float("inf"), float("inf"), float("inf"))]
+    pairs = zip(mine, theirs, strict=True)
     found = [_compare("outputs", a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
     return [max(found, key=lambda d: _order(d.excess))] if found else []
 

@@ -134,15 +134,28 @@ class Execution:
                 waiting -= 1
             except queue.Empty:
                 if progress is not None:
-                    progress(self._count, len(self._cells))
+                    progress = self._report(progress)
         for rank in set(self._ranks):
             rank.finish()
         if progress is not None and not self._errors:
+            self._report(progress)
+        first = next((error for error in self._errors if not isinstance(error, Cancelled)), None)
+        self._errors = []
+        try:
+            if first is not None:
+                raise first
+        finally:
+            del first  # an error that knows the frame that knows the error would keep all tensors of the step
+
+    def _report(self, progress: Progress) -> Progress | None:
+        """Calls the caller's function. If it raises, the step stops, and the error is the step's."""
+        try:
             progress(self._count, len(self._cells))
-        errors, self._errors = self._errors, []
-        real = [error for error in errors if not isinstance(error, Cancelled)]
-        if real:
-            raise real[0]
+        except BaseException as error:
+            self._errors.append(error)
+            self.stop()
+            return None
+        return progress
 
     def stop(self) -> None:
         """Makes every worker stop before its next action, and gives up what is running. Safe from any thread."""

@@ -16,12 +16,14 @@ class Flow:
         noisy: modules whose own code, between the modules it calls, touched one; None stands for the code
             outside the model (the loss).
         callees: for each module (None as above) the modules that its code calls.
+        checkpoints: whether a module was called inside torch.utils.checkpoint.
         learnt: the settings of grad mode (True, False) for which a step has been observed.
     """
 
     sites: set[nn.Module] = field(default_factory=set)
     noisy: set[nn.Module | None] = field(default_factory=set)
     callees: dict[nn.Module | None, set[nn.Module]] = field(default_factory=dict)
+    checkpoints: bool = False
     learnt: set[bool] = field(default_factory=set)
 
     def watched(self, cuts: set[nn.Module]) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from pipelab.runtime.parameters import Parameters
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ACCUMULATE = 2**64 - 1  # the sequence number of AccumulateGrad, where a graph ends in a leaf
 
 
-def leaks(run: MicroBatch, stage: int, roots: list[Tensor], parameters: Parameters) -> list[str]:
+def leaks(run: MicroBatch, stage: int, roots: list[GradientEdge], parameters: Parameters) -> list[str]:
     """The places where the graph under `roots` reaches into another stage; empty if it does not.
 
     Args:
@@ -30,7 +30,7 @@ def leaks(run: MicroBatch, stage: int, roots: list[Tensor], parameters: Paramete
     begin = run.starts[run.stages.index(stage)]
     found: list[str] = []
     seen = set()
-    todo = [root.grad_fn for root in roots]
+    todo: list[Any] = [root.node for root in roots]
     while todo:
         node = todo.pop()
         if node is None or node in seen:

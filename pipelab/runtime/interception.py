@@ -87,8 +87,8 @@ def hooks(context: StepContext) -> Iterator[None]:
     try:
         for module in modules:
             handles.append(module.register_forward_pre_hook(_before(context), prepend=True, with_kwargs=True))
-            handles.append(module.register_forward_hook(_after, always_call=True))
-        with _visible_functions() if context.learning or flow.noisy else contextlib.nullcontext():
+            handles.append(module.register_forward_hook(_after(context), always_call=True))
+        with _visible_functions if context.learning or flow.noisy else contextlib.nullcontext():
             yield
     finally:
         for handle in handles:
@@ -120,6 +120,7 @@ def _before(context: StepContext) -> Any:
         if stage > microbatch.stage:
             microbatch.park(stage)
         if learning:
+            flow.checkpoints = flow.checkpoints or context.in_checkpoint()
             caller = microbatch.frames[-1][0] if microbatch.frames else None
             flow.callees.setdefault(caller, set()).add(module)
         microbatch.frames.append((module, was_on))
@@ -139,36 +140,57 @@ def _before(context: StepContext) -> Any:
     return enter
 
 
-def _after(module: nn.Module, args: Any, output: Any) -> None:
-    microbatch = current()
-    if microbatch is None:
-        return
-    microbatch.mode_off()
-    was_on = False
-    while microbatch.frames:  # more than one when the model caught an exception of a module
-        entered, was_on = microbatch.frames.pop()
-        if entered is module:
-            break
-    if was_on:
-        microbatch.mode_on()
-
-
-@contextlib.contextmanager
-def _visible_functions() -> Iterator[None]:
-    """Makes custom autograd Functions visible to the mode: torch passes them by."""
-    original = torch.autograd.Function.__dict__["apply"]
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+def _after(context: StepContext) -> Any:
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
         microbatch = current()
-        if microbatch is not None and microbatch.mode_off():
-            if microbatch.any_foreign(args):
-                microbatch.note_noise()
-                args = microbatch.own_deep(args)
+        if microbatch is None or microbatch.context is not context:
+            return
+        microbatch.mode_off()
+        was_on = False
+        while microbatch.frames:  # more than one when the model caught an exception of a module
+            entered, was_on = microbatch.frames.pop()
+            if entered is module:
+                break
+        if was_on:
             microbatch.mode_on()
-        return original.__func__(cls, *args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+    return leave
+
+
+class _VisibleFunctions:
+    """Makes custom autograd Functions visible to the mode: torch passes them by.
+
+    `Function.apply` is one for the process, and pipelines may run at the same time: the first to come replaces it,
+    the last to go puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._original: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                original = self._original = torch.autograd.Function.__dict__["apply"]
+
+                def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+                    microbatch = current()
+                    if microbatch is not None and microbatch.mode_off():
+                        if microbatch.any_foreign(args):
+                            microbatch.note_noise()
+                            args = microbatch.own_deep(args)
+                        microbatch.mode_on()
+                    return original.__func__(cls, *args, **kwargs)
+
+                torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.autograd.Function.apply = self._original  # type: ignore[method-assign]
+
+
+_visible_functions = _VisibleFunctions()

@@ -21,10 +21,12 @@ class Interrupts:
 
     Args:
         stop: called in the signal handler; must not block.
+        late: called before an interrupt is raised that came too late for anyone inside to see.
     """
 
-    def __init__(self, stop: Callable[[], None]) -> None:
+    def __init__(self, stop: Callable[[], None], late: Callable[[], object] = lambda: None) -> None:
         self._stop = stop
+        self._late = late
         self._previous: Any = None
         self.caught = False
 
@@ -43,6 +45,7 @@ class Interrupts:
         if self.caught and self._previous is not signal.default_int_handler:
             self._previous(signal.SIGINT, None)  # a program's own handler hears of it too
         if self.caught and error is None:
+            self._late()
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -31,6 +31,7 @@ class KeptBytes:
         self._num_stages = num_stages
         self._kept: list[dict[tuple[int, int], int]] = []
         self._sent: list[int] = []
+        self.pack: Any = None  # the hook that counts, while it does
 
     @property
     def known(self) -> bool:
@@ -43,6 +44,8 @@ class KeptBytes:
         parameters = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
 
         def pack(tensor: Tensor) -> Any:
+            if tensor.layout is not torch.strided:
+                return tensor  # a sparse tensor has no storage to count
             storage = tensor.untyped_storage().data_ptr()
             if storage not in parameters:
                 key = (storage, int(tensor.storage_offset()))
@@ -53,8 +56,10 @@ class KeptBytes:
                 tensor.detach()
             )  # the tensor itself would be a cycle when the operation saves its own output
 
+        self.pack = pack
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
+        self.pack = None
         self._kept = kept
         sent = [0] * self._num_stages
         for link in microbatch.links:

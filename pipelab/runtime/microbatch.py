@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipelab.errors import PipelabError
 from pipelab.runtime.interception import Cancelled, ForeignValues
@@ -40,17 +41,19 @@ class Link:
 
     Attributes:
         source, target: the stages.
-        sent: the value in the graph of the source; dropped after the source's backward.
+        sent: the value in the source; dropped after the source's backward.
+        edge: where it was made in the source's graph, as it was when it was sent: the source may change it later.
         leaf: where the target's graph begins; its `.grad` is what travels back.
         received: what the target's code works on: a copy, so that changing it in place is legal.
         version: the version of `received` when it arrived.
     """
 
-    __slots__ = ("leaf", "received", "sent", "source", "target", "version")
+    __slots__ = ("edge", "leaf", "received", "sent", "source", "target", "version")
 
     def __init__(self, source: int, target: int, sent: Tensor, leaf: Tensor, received: Tensor) -> None:
         self.source, self.target = source, target
         self.sent: Tensor | None = sent
+        self.edge: GradientEdge | None = get_gradient_edge(sent)
         self.leaf: Tensor | None = leaf
         self.received: Tensor | None = received
         self.version = received._version
@@ -87,6 +90,7 @@ class MicroBatch:
         self._started = False
         self._pending = 0
         self._turn: Any = None
+        self._in_checkpoint = False
         self._woken = 0.0
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
@@ -102,14 +106,17 @@ class MicroBatch:
         if self.finished or self._pending != stage:
             return
         if not self._started:
-            self._started = True
             self.context.pool.run(self._run)
+            self._started = True
         with contextlib.suppress(RuntimeError):  # `cancel` was faster
             self._go.release()
         self._done.acquire()
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or the error and this frame would keep each other, and the step's tensors, alive
 
     def cancel(self) -> None:
         """Gives the forward up: it ends where it is parked, or at its next call of a module."""
@@ -121,6 +128,12 @@ class MicroBatch:
     def wait_until_ended(self) -> None:
         while self._started and not self.finished:
             time.sleep(0.001)
+
+    def release(self) -> None:
+        """Lets go of what a forward that was given up still holds, errors and unused closures, which are cycles."""
+        self.mode = None
+        self._call = None
+        self._error = None
 
     # -- in the micro-batch's own thread ------------------------------------------------------------------------
 
@@ -149,13 +162,13 @@ class MicroBatch:
     def _finish(self) -> None:
         context = self.context
         self.mode = None
-        self._leave_stage()
         try:
+            self._leave_stage()
             if self._error is None:
                 self._check_aliases()
                 context.check_finished(self)
         except PipelabError as error:
-            self._error = error
+            self._error = self._error or error
         context.leave_thread()
         # What the rest of the step needs are the links; everything else would keep activations alive.
         self.frames.clear()
@@ -172,6 +185,7 @@ class MicroBatch:
         """Hands the rank back to its worker until F(stage) comes."""
         self._leave_stage()
         self.context.check_kept_values()
+        self._in_checkpoint = self.context.in_checkpoint()
         self._pending = stage
         self._done.release()
         self._go.acquire()
@@ -184,7 +198,7 @@ class MicroBatch:
 
     def _begin(self, stage: int) -> None:
         self.context.activate(stage)
-        self._turn = self.context.randomness.enter(stage, self.index)
+        self._turn = self.context.randomness.enter(stage, self.index, self.context.stage_device(stage))
         if stage == 0:
             self.starts[0] = _next_number()
         self._woken = time.perf_counter()
@@ -192,8 +206,14 @@ class MicroBatch:
     def _leave_stage(self) -> None:
         self.seconds[self.stage] = time.perf_counter() - self._woken
         if self._turn is not None:
-            self._turn.leave()
-            self._turn = None
+            turn, self._turn = self._turn, None
+            turn.leave()
+            if self._in_checkpoint and self.stage in self.context.randomness.drawing_stages:
+                raise PipelabError(
+                    f"Stage {self.stage} draws random numbers and begins inside torch.utils.checkpoint, whose second "
+                    f"forward would draw others. Cut at a module outside the checkpoint, or let the checkpoint begin "
+                    f"inside the stage."
+                )
 
     # -- ownership ----------------------------------------------------------------------------------------------
 
@@ -213,7 +233,7 @@ class MicroBatch:
             if isinstance(value, Tensor):
                 if self.is_foreign(value):
                     return True
-            elif type(value) in (list, tuple):
+            elif isinstance(value, (list, tuple)):
                 if self.any_foreign(value):
                     return True
             elif type(value) is dict and self.any_foreign(value.values()):
@@ -234,6 +254,8 @@ class MicroBatch:
         """`own` for the arguments of an operation: lists, tuples and dicts are rebuilt."""
         if isinstance(value, Tensor):
             return self.own(value)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+            return type(value)(*map(self.own_deep, value))
         if type(value) in (list, tuple):
             return type(value)(map(self.own_deep, value))
         if type(value) is dict:

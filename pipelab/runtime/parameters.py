@@ -12,6 +12,8 @@ import threading
 import torch
 from torch import Tensor, nn
 
+from pipelab.errors import PipelabError
+
 
 class Parameters:
     """The parameters and buffers of one model, each with its home stage.
@@ -54,6 +56,12 @@ class Parameters:
         key = (id(parameter), stage)
         with self._lock:
             if key not in self._replicas:
+                if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+                    raise PipelabError(
+                        f"A parameter of shape {tuple(parameter.shape)} has hooks on its gradient and is used by "
+                        f"stages {self._home.get(id(parameter))} and {stage}; its hooks would see a part of it. "
+                        f"Remove the hooks, or cut so that one stage uses it."
+                    )
                 copy = parameter.detach()
                 if self._devices is not None:
                     copy = copy.to(self._devices[stage])
@@ -67,7 +75,7 @@ class Parameters:
         for _, (parameter, copy) in sorted(self._replicas.items(), key=lambda item: item[0][1]):
             if copy.grad is not None:
                 gradient = copy.grad.to(parameter.device)
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                parameter.grad = gradient if parameter.grad is None else _sum(parameter.grad, gradient)
         self.drop_replicas()
 
     def drop_replicas(self) -> None:
@@ -78,10 +86,19 @@ class Parameters:
     def _move(self, tensor: Tensor, stage: int) -> None:
         if self._devices is None or tensor.device == self._devices[stage]:
             return
-        # As Module.to does: the same Parameter object, so an optimizer that holds it stays right.
-        tensor.data = tensor.data.to(self._devices[stage])
-        if tensor.grad is not None:
-            tensor.grad = tensor.grad.to(self._devices[stage])
+        move(tensor, self._devices[stage])
+
+
+def _sum(gradient: Tensor, other: Tensor) -> Tensor:
+    """In place where it can be: a sparse gradient does not take up a dense one."""
+    return other + gradient if gradient.is_sparse and not other.is_sparse else gradient.add_(other)
+
+
+def move(tensor: Tensor, device: torch.device) -> None:
+    """Moves a parameter or buffer in place, as Module.to does: an optimizer that holds it stays right."""
+    tensor.data = tensor.data.to(device)
+    if tensor.grad is not None:
+        tensor.grad = tensor.grad.to(device)
 
 
 def spread(model: nn.Module, cuts: list[str], devices: list[torch.device]) -> None:
@@ -98,6 +115,4 @@ def spread(model: nn.Module, cuts: list[str], devices: list[torch.device]) -> No
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             if id(tensor) not in moved:
                 moved.add(id(tensor))
-                tensor.data = tensor.data.to(devices[stage])
-                if tensor.grad is not None:
-                    tensor.grad = tensor.grad.to(devices[stage])
+                move(tensor, devices[stage])

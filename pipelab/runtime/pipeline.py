@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,15 +24,16 @@ from pipelab.runtime import devices as device_choice
 from pipelab.runtime import outputs as model_outputs
 from pipelab.runtime.engine import Cell, Execution, Progress, forwards_only, program
 from pipelab.runtime.inputs import Args, Batch, LossWeight, batch_size
-from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
 from pipelab.runtime.parameters import spread
-from pipelab.runtime.preserve import WrittenGradients
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model, check_schedule
 from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
+from pipelab.runtime.step_guard import StepGuard
 from pipelab.runtime.threads import ThreadPool
 from pipelab.runtime.virtual_clock import placed
+
+_SECONDS_TO_STOP = 10.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Pipeline:
         self._streams = [self._ranks[rank] for rank in ranks]
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
-        self._busy = threading.Lock()
+        self._guard = StepGuard(model)
         self._execution: Execution | None = None
         self._interrupted = False
         self._closed = False
@@ -214,7 +214,7 @@ class Pipeline:
             raise PipelabError(
                 "step() needs gradients, but they are switched off here. Use pipe.forward(inputs)."
             )
-        with self._exclusive():
+        with self._step():
             batch = Batch.cut(inputs, target, self.schedule.num_microbatches)
             weights = batch.weights(self.reduction, loss_weight)
             calls = [
@@ -222,11 +222,10 @@ class Pipeline:
                 for i, weight in enumerate(weights)
             ]
             results, times = self._run(self.schedule, self._training, calls, progress)
-            trace = self._trace(times)
-        losses = torch.stack([_loss(result).double().cpu() for result in results])
-        total = torch.stack([_loss(r) * w for r, w in zip(results, weights, strict=True)]).sum()
-        joined = model_outputs.join([result.outputs for result in results], batch.sizes) if outputs else None
-        return Step(total, joined, trace, losses)
+            losses = torch.stack([_loss(result).double().cpu() for result in results])
+            total = torch.stack([_loss(r) * w for r, w in zip(results, weights, strict=True)]).sum()
+            joined = model_outputs.join([r.outputs for r in results], batch.sizes) if outputs else None
+            return Step(total, joined, self._trace(times), losses)
 
     def forward(self, inputs: Any) -> Any:
         """The model's outputs for a batch, without gradients: the same stages and devices, forwards only.
@@ -237,7 +236,7 @@ class Pipeline:
         Returns:
             The outputs of the whole batch, as the model gives them.
         """
-        with self._exclusive(), torch.no_grad():
+        with self._step(), torch.no_grad():
             num_microbatches = min(self.schedule.num_microbatches, batch_size(Args.of(inputs), None))
             batch = Batch.cut(inputs, None, num_microbatches)
             schedule = forwards_only(self.schedule, num_microbatches)
@@ -255,9 +254,13 @@ class Pipeline:
             execution.stop()
 
     def close(self) -> None:
-        """Ends the threads. The weights stay where they are."""
+        """Ends the threads; a step that is running elsewhere is interrupted. The weights stay where they are."""
         self._closed = True
-        self._pool.close()
+        self.interrupt()
+        if self._guard.wait(_SECONDS_TO_STOP):
+            self._pool.close()
+        else:
+            self._pool.dismiss()  # one module call takes long; the threads end after it
 
     def __enter__(self) -> Pipeline:
         return self
@@ -268,19 +271,15 @@ class Pipeline:
     # -- how ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _step(self) -> Iterator[None]:
         if self._closed:
             raise PipelabError("This pipeline is closed. Make a new one: pp.Pipeline(model, pipe.plan, ...).")
-        if not self._busy.acquire(blocking=False):
-            raise PipelabError(
-                "This pipeline is running a step already. Wait for it, or stop it: pipe.interrupt()."
-            )
-        try:
-            self._fingerprint.check(self.model)
+        with self._guard.step(self.interrupt):
             self._interrupted = False
+            self._fingerprint.check(self.model)
             yield
-        finally:
-            self._busy.release()
+            if self._interrupted:
+                raise KeyboardInterrupt
 
     def _run(
         self, schedule: Schedule, cells: Sequence[Cell], calls: list[Call], progress: Progress | None
@@ -288,36 +287,23 @@ class Pipeline:
         context = StepContext(self._cut, self._streams, _most_in_flight(schedule))
         stages = SuspendedStages(context, calls)
         execution = Execution(cells, self._orders(schedule, cells), stages, self._ranks, self._threads)
-        written = WrittenGradients(self.model)
         host_threads = torch.get_num_threads()
         self._cut.randomness.begin_step()
         self._execution = execution
-        with Interrupts(execution.stop) as interrupts:
-            try:
-                with stages.running():
-                    if self._interrupted:
-                        raise KeyboardInterrupt
-                    execution.run(self._pool, progress)
-                    if execution.stopped:
-                        raise KeyboardInterrupt
-                times = execution.times()
-                results = [m.result for m in stages.microbatches if m.result is not None]
-                if interrupts.caught:
+        try:
+            with stages.running():
+                if self._interrupted:
                     raise KeyboardInterrupt
-            except BaseException as error:
-                cleared = written.clear()
-                if cleared:
-                    error.add_note(
-                        f"pipelab: the gradients that this step had written to ({cleared} parameters) are now None."
-                    )
-                raise
-            finally:
-                self._execution = None
-                self._cut.randomness.end_step()
-                torch.set_num_threads(host_threads)  # parts of this setting (MKL's) are global to the process
+                execution.run(self._pool, progress)
+                if execution.stopped:
+                    raise KeyboardInterrupt
+        finally:
+            self._execution = None
+            self._cut.randomness.end_step()
+            torch.set_num_threads(host_threads)  # parts of this setting (MKL's) are global to the process
         self._leaks = tuple(context.leaks)
         self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
-        return results, times
+        return [m.result for m in stages.microbatches if m.result is not None], execution.times()
 
     def _orders(self, schedule: Schedule, cells: Sequence[Cell]) -> list[list[Cell]]:
         if self.clock == "virtual":

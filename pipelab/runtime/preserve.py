@@ -26,6 +26,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         True
     """
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    owners = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     cpu_state = torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -36,6 +37,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
+        for owner, before in owners:  # a buffer may have been replaced, not only written to
+            owner.update(before)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+_SENTINEL = torch.Generator().manual_seed(0x51F1).get_state()  # where the generator is left between turns
+
 
 class Randomness:
     """The random states of one pipeline.
@@ -28,9 +30,10 @@ class Randomness:
         self._devices = sorted(set(devices), key=str)
         self._draws: dict[int, bool] = {}
         self._flags: tuple[bool, ...] = ()
-        self._lock = threading.Lock()
-        self._seeded = False
+        self.lock = threading.Lock()  # held by whoever may draw
+        self._seeded = self._strayed = False
         self._before: list[Tensor] = []
+        self._left = torch.get_rng_state()
         self.seed = 0
 
     @property
@@ -42,7 +45,8 @@ class Randomness:
         """Takes the step's seed from torch's default generator, without moving that generator."""
         self._before = self._states()
         self.seed = _draw_seed(self._before[0])[0]
-        self._seeded = False
+        self._seeded = self._strayed = False
+        self._left = self._before[0]
         flags = tuple(module.training for module in self._model.modules())
         if flags != self._flags:
             self._flags = flags
@@ -51,31 +55,35 @@ class Randomness:
     def end_step(self) -> None:
         """Puts the generators back; the default one moves on by one draw if any stage drew."""
         now, before = self._states(), self._before
+        if self._strayed or not torch.equal(now[0], self._left):
+            self._draws = {}
         if not self._seeded:
-            if not all(map(torch.equal, now, before)):
-                self._draws = {}  # a stage drew that never did before: look again in the next step
             return
         states = [_draw_seed(before[0])[1], *before[1:]] if any(self._draws.values()) else before
         torch.set_rng_state(states[0])
         for device, state in zip(self._cuda_devices(), states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
 
-    def enter(self, stage: int, microbatch: int) -> Turn | None:
+    def enter(self, stage: int, microbatch: int, device: torch.device) -> Turn | None:
         """Called in the thread that is about to run the forward; it calls `leave` on what is returned."""
         if self._draws.get(stage) is False:
             return None
-        self._lock.acquire()
+        self.lock.acquire()
         if self._draws.get(stage) is False:
-            self._lock.release()
+            self.lock.release()
             return None
+        # Outside turns nobody draws: if the generator is not where it was left, a stage drew that never did before.
+        self._strayed = self._strayed or not torch.equal(torch.get_rng_state(), self._left)
         self._seeded = True
-        seed_generators(self.seed, stage, microbatch, self._devices)
+        seed_generators(self.seed, stage, microbatch, device)
         return Turn(self, stage, None if stage in self._draws else self._states())
 
     def _leave(self, turn: Turn) -> None:
         if turn.before is not None:
             self._draws[turn.stage] = not all(map(torch.equal, turn.before, self._states()))
-        self._lock.release()
+        torch.set_rng_state(_SENTINEL)
+        self._left = _SENTINEL
+        self.lock.release()
 
     def _states(self) -> list[Tensor]:
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda_devices())]
@@ -101,14 +109,13 @@ class Turn:
         self._owner._leave(self)
 
 
-def seed_generators(seed: int, stage: int, microbatch: int, devices: Iterable[torch.device]) -> None:
+def seed_generators(seed: int, stage: int, microbatch: int, device: torch.device) -> None:
     """Puts the default generators into the state that belongs to (seed, stage, micro-batch)."""
     digest = hashlib.blake2b(f"{seed}/{stage}/{microbatch}".encode(), digest_size=8).digest()
     value = int.from_bytes(digest, "little") >> 1
     torch.default_generator.manual_seed(value)
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(value)
 
 
 def _draw_seed(state: Tensor) -> tuple[int, Tensor]:

@@ -118,6 +118,7 @@ class Fingerprint:
         added = [name for name in now if name not in self._tensors]
         if added:
             raise PipelabError(f"{added[0]!r} was added to the model since it was cut. {remedy}")
+        modules = dict(model.named_modules())
         for name, module in self._cuts.items():
-            if dict(model.named_modules()).get(name) is not module:
+            if modules.get(name) is not module:
                 raise PipelabError(f"The module {name!r}, where a stage begins, was replaced. {remedy}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from pipelab.core.costs import StageBytes
@@ -124,6 +126,23 @@ class StepContext:
         """The device of a stage; None when all stages share one and nothing ever moves."""
         return None if self._cut_model.same_device else self._cut_model.devices[stage]
 
+    def stage_device(self, stage: int) -> torch.device:
+        return self._cut_model.devices[stage]
+
+    def in_checkpoint(self) -> bool:
+        """Whether the running code is inside torch.utils.checkpoint (or another user of saved-tensor hooks)."""
+        top = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        return top is not None and top[0] is not self._cut_model.kept.pack
+
+    def recomputing(self, stage: int) -> contextlib.AbstractContextManager[Any]:
+        """Around a backward: a checkpoint's second forward puts the global generator back for a while.
+
+        No other stage may draw in the meantime.
+        """
+        if self.flow.checkpoints and stage in self.randomness.drawing_stages:
+            return self.randomness.lock
+        return contextlib.nullcontext()
+
     def elsewhere(self, value: Tensor, stage: int) -> bool:
         """Whether `value` lies on another device than the stage's. Scalars on the CPU work everywhere."""
         device = self.device(stage)
@@ -183,8 +202,8 @@ class StepContext:
                     f"Write Split([{order}])."
                 )
             raise PipelabError(
-                f"A stage begins at {name!r}, but the model's forward never calls that module. Cut at a module that "
-                f"is called: pp.layers(model, inputs) lists them."
+                f"A stage begins at {name!r}, but the model's forward never calls that module (nothing came to it in "
+                f"the first micro-batch). Cut at a module that is called: pp.layers(model, inputs) lists them."
             )
 
     def _kept_values(self) -> dict[str, Tensor]:
@@ -222,6 +241,8 @@ class SuspendedStages:
         self._context = context
         self.microbatches = [MicroBatch(context, index, call) for index, call in enumerate(calls)]
         self._cancelling: list[RemovableHandle] = []
+        self._ended = False
+        self._lock = threading.RLock()  # `cancel` may be called in a signal handler, in the middle of itself
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -229,20 +250,30 @@ class SuspendedStages:
         flow, context = self._context.flow, self._context
         try:
             with hooks(context):
-                yield
+                try:
+                    yield
+                finally:
+                    self._end()
             if context.learning:
                 flow.learnt.add(context.grad)
             if context.leaks:
                 flow.learnt.discard(context.grad)
             context.parameters.reduce()
         finally:
-            if not all(microbatch.finished for microbatch in self.microbatches):
-                self.cancel()
-                for microbatch in self.microbatches:
-                    microbatch.wait_until_ended()
+            context.parameters.drop_replicas()
+
+    def _end(self) -> None:
+        """Brings forwards that have not ended to their end; from then on `cancel` does nothing."""
+        if not all(microbatch.finished for microbatch in self.microbatches):
+            self.cancel()
+            for microbatch in self.microbatches:
+                microbatch.wait_until_ended()
+        for microbatch in self.microbatches:
+            microbatch.release()
+        with self._lock:
+            self._ended = True
             for handle in self._cancelling:
                 handle.remove()
-            context.parameters.drop_replicas()
 
     def forward(self, stage: int, microbatch: int) -> None:
         self.microbatches[microbatch].advance(stage)
@@ -259,7 +290,8 @@ class SuspendedStages:
                 # Still exact: the backward runs on into the other stage's graph, which must survive for its own turn.
                 run.leaky = True
                 self._context.leaks += found
-            torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
+            with self._context.recomputing(stage):
+                torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
         self._forget(run, stage)
 
     def has_input_gradient(self, stage: int, microbatch: int) -> bool:
@@ -279,12 +311,16 @@ class SuspendedStages:
 
     def cancel(self) -> None:
         """Ends every forward: the parked ones now, the running ones at their next call of a module."""
-        self._cancelling.append(cancel_at_next_call())
+        with self._lock:
+            if self._ended:
+                return
+            self._cancelling.append(cancel_at_next_call())
         for microbatch in self.microbatches:
             microbatch.cancel()
 
-    def _roots(self, run: MicroBatch, stage: int) -> tuple[list[Tensor], list[Tensor]]:
-        roots, gradients = [], []
+    def _roots(self, run: MicroBatch, stage: int) -> tuple[list[GradientEdge], list[Tensor]]:
+        roots: list[GradientEdge] = []
+        gradients: list[Tensor] = []
         for link in run.links:
             if (
                 link.source == stage
@@ -293,11 +329,12 @@ class SuspendedStages:
                 and link.leaf.grad is not None
             ):
                 self._context.before_transfer(link.leaf.grad, stage)
-                roots.append(link.sent)
+                assert link.edge is not None  # dropped together with what was sent
+                roots.append(link.edge)
                 gradients.append(link.leaf.grad.to(link.sent.device))
         root = run.result.root if run.result is not None else None
         if stage == run.stages[-1] and root is not None and root.requires_grad:
-            roots.append(root)
+            roots.append(get_gradient_edge(root))
             gradients.append(torch.ones_like(root))
         return roots, gradients
 
@@ -307,6 +344,6 @@ class SuspendedStages:
             return
         for link in run.links:
             if link.source == stage:
-                link.sent = link.leaf = None
+                link.sent = link.leaf = link.edge = None
         if stage == run.stages[-1] and run.result is not None:
             run.result.root = None

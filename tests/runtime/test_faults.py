@@ -1,5 +1,7 @@
 """After whatever goes wrong the process is healthy, the message says what to do, and the next step is right."""
 
+import contextlib
+import gc
 import os
 import random
 import signal
@@ -396,3 +398,132 @@ def test_a_closed_pipeline_says_so():
     with pytest.raises(pp.PipelabError, match="closed"):
         pipe.step(x, y)
     assert "closed" in repr(pipe)
+
+
+# -- what only shows when two things happen at once -----------------------------------------------------------------
+
+
+def test_a_progress_function_that_raises_ends_the_step_and_all_its_workers():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.03)
+            return x
+
+    model, x, y, loss_fn = mlp()
+    model.append(Slow())
+
+    def progress(done, total):
+        raise ZeroDivisionError("progress")
+
+    with pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]) as pipe:
+        with pytest.raises(ZeroDivisionError):
+            pipe.step(x, y, progress=progress)
+        time.sleep(0.3)
+        assert all(p.grad is None for p in model.parameters()), "nobody writes on"
+        assert pp.check_gradients(pipe, x, y)
+
+
+def test_closing_from_another_thread_ends_the_step_that_runs():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.1)
+            return x
+
+    model, x, y, loss_fn = mlp()
+    model.append(Slow())
+    pipe = pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"])
+    caught = []
+
+    def work():
+        try:
+            pipe.step(x, y)
+        except BaseException as error:
+            caught.append(type(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(0.15)
+    pipe.close()
+    thread.join(5)
+    assert not thread.is_alive() and caught == [KeyboardInterrupt]
+
+
+def test_two_pipelines_do_not_run_one_model_at_the_same_time():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.05)
+            return x
+
+    model, x, y, _ = mlp()
+    model.append(Slow())
+    one = make(model, ("4",), devices=["cpu", "cpu"])
+    other = make(model, ("2",), devices=["cpu", "cpu"])
+    thread = threading.Thread(target=one.step, args=(x, y))
+    thread.start()
+    time.sleep(0.1)
+    with pytest.raises(pp.PipelabError, match="Another pipeline is running a step of this model"):
+        other.step(x, y)
+    thread.join()
+    model.zero_grad()
+    assert pp.check_gradients(other, x, y)
+    one.close()
+    other.close()
+
+
+def test_steps_of_two_models_at_the_same_time_leave_torch_as_it_was():
+    before = torch.autograd.Function.__dict__["apply"]
+    pipes, threads = [], []
+    for _ in range(2):
+        model, x, y, loss_fn = gpt(tied=True)
+        pipes.append(
+            pp.Pipeline(model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"])
+        )
+        threads.append(
+            threading.Thread(target=lambda p=pipes[-1], x=x, y=y: [p.step(x, y) for _ in range(8)])
+        )
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.autograd.Function.__dict__["apply"] is before
+    for pipe in pipes:
+        pipe.close()
+
+
+def test_no_hook_for_cancelling_outlives_a_late_stop(setup):
+    _, x, y, pipe = setup
+    for _ in range(30):
+        timer = threading.Timer(0.004, pipe.interrupt)
+        timer.start()
+        with contextlib.suppress(KeyboardInterrupt):
+            pipe.step(x, y)
+        timer.join()
+    assert not nn.modules.module._global_forward_pre_hooks
+
+
+def test_failing_steps_keep_no_tensors_alive_without_the_garbage_collector(setup):
+    model, x, y, pipe = setup
+
+    def tensors():
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    def boom():
+        raise RuntimeError(
+            "boom"
+        )  # made here: an error held by a closure that raised it would be a cycle itself
+
+    def fail():
+        arm(model, 6, "forward", boom, 2)
+        with contextlib.suppress(RuntimeError):
+            pipe.step(x, y)
+
+    fail()
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        for _ in range(5):
+            fail()
+        assert tensors() <= before + 4
+    finally:
+        gc.enable()

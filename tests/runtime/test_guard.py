@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import pipelab as pp
+from tests.runtime.models import gpt
 
 SCHEDULE = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
 
@@ -207,3 +209,105 @@ def test_a_model_may_catch_the_errors_of_its_modules():
     with pp.Pipeline(model, pp.Split(["c"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
         for _ in range(2):
             assert pp.check_gradients(pipe, x, y)
+
+
+class ChangedLater(nn.Module):
+    """Reads a value of the first stage later, changed in place after it was sent, but only when told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.branch = False
+
+    def forward(self, x):
+        first = self.a(x)
+        second = self.b(first + 0)
+        if self.branch:
+            first.mul_(3)
+            second = second + first
+        return second
+
+
+def test_a_late_use_that_is_in_place_is_repaired_exactly():
+    torch.manual_seed(0)
+    model, x, y = ChangedLater().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
+        assert pp.check_gradients(pipe, x, y)
+        model.branch = True
+        for _ in range(3):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+
+
+class SentThenChanged(nn.Module):
+    """Sends a value to the next stage and changes it in place afterwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.branch = False
+
+    def forward(self, x):
+        first = self.a(x)
+        second = self.b(first)
+        if self.branch:
+            first.mul_(3)
+            second = second + first
+        return second
+
+
+def test_what_is_sent_is_the_value_of_that_moment():
+    torch.manual_seed(0)
+    model, x, y = SentThenChanged().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    model.b = nn.Sequential(nn.Identity(), nn.Tanh())
+    with pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
+        assert pp.check_gradients(pipe, x, y)
+        model.branch = True
+        for _ in range(3):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+
+
+def test_a_parameter_with_hooks_that_two_stages_share_is_refused():
+    model, x, y, loss_fn = gpt(tied=True)
+    model.head.weight.register_hook(lambda gradient: gradient * 0)
+    with (
+        pp.Pipeline(model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]) as pipe,
+        pytest.raises(pp.PipelabError, match="has hooks on its gradient and is used by stages 0 and 1"),
+    ):
+        pipe.step(x, y)
+
+
+class Checkpointed(nn.Module):
+    """Blocks with dropout inside torch.utils.checkpoint, and places to cut between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)) for _ in range(4))
+        self.marks = nn.ModuleList(nn.Identity() for _ in range(4))
+
+    def forward(self, x):
+        for mark, block in zip(self.marks, self.blocks, strict=True):
+            x = checkpoint(block, mark(x), use_reentrant=False)
+        return x
+
+
+@pytest.mark.parametrize("devices", [["cpu", "cpu"], pp.virtual(2)], ids=["threads", "virtual"])
+def test_dropout_inside_a_checkpoint_is_right_when_the_cut_lies_outside_it(devices):
+    torch.manual_seed(0)
+    model, x, y = Checkpointed().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with pp.Pipeline(model, pp.Split(["marks.2"]), SCHEDULE, loss_fn=F.mse_loss, devices=devices) as pipe:
+        for _ in range(12):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+
+
+def test_a_stage_with_dropout_that_begins_inside_a_checkpoint_is_refused():
+    model, x, y = Checkpointed().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with (
+        pp.Pipeline(
+            model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]
+        ) as pipe,
+        pytest.raises(pp.PipelabError, match=r"begins inside torch\.utils\.checkpoint"),
+    ):
+        pipe.step(x, y)

@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def draw(seed, stage, microbatch):
-    seed_generators(seed, stage, microbatch, [CPU])
+    seed_generators(seed, stage, microbatch, CPU)
     return torch.rand(3).tolist()
 
 
@@ -22,7 +22,7 @@ def test_the_same_three_numbers_give_the_same_draw_and_others_another():
 def step(randomness, stages):
     randomness.begin_step()
     for stage, draws in stages.items():
-        turn = randomness.enter(stage, 0)
+        turn = randomness.enter(stage, 0, CPU)
         if draws:
             torch.rand(1)
         if turn is not None:
@@ -35,8 +35,8 @@ def test_stages_that_draw_are_found_and_the_others_are_never_asked_again():
     step(randomness, {0: False, 1: True})
     assert randomness.drawing_stages == (1,)
     randomness.begin_step()
-    assert randomness.enter(0, 1) is None
-    turn = randomness.enter(1, 1)
+    assert randomness.enter(0, 1, CPU) is None
+    turn = randomness.enter(1, 1, CPU)
     assert turn is not None
     turn.leave()
     randomness.end_step()
@@ -64,3 +64,11 @@ def test_a_draw_that_appears_later_makes_every_stage_be_looked_at_again():
     step(randomness, {0: True})  # drew, though it is known not to
     step(randomness, {0: True})
     assert randomness.drawing_stages == (0,)
+
+
+def test_a_draw_that_appears_beside_stages_that_draw_is_noticed_too():
+    randomness = Randomness(nn.Identity(), [CPU])
+    step(randomness, {0: False, 1: True})
+    step(randomness, {0: True, 1: True})
+    step(randomness, {0: True, 1: True})
+    assert randomness.drawing_stages == (0, 1)

@@ -1,0 +1,81 @@
+"""What holds around every step: one at a time, interrupts at rest, and never half a result in `.grad`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from pipelab.errors import PipelabError
+from pipelab.runtime.interrupt import Interrupts
+from pipelab.runtime.preserve import WrittenGradients
+
+# Models with a step under way, by identity: two pipelines would hook into each other's forwards.
+_running: set[int] = set()
+_running_lock = threading.Lock()
+
+
+class StepGuard:
+    """The guard of one pipeline's steps.
+
+    Args:
+        model: its gradients are cleared when a step fails.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._busy = threading.Lock()
+
+    @contextmanager
+    def step(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Around a step, from the look at its data to its result.
+
+        Args:
+            interrupt: stops the step; called by Ctrl-C, so it must not block.
+
+        Raises:
+            PipelabError: a step of this pipeline, or of this model, is running already.
+            KeyboardInterrupt: on an interrupt, once what is inside has come to rest.
+        """
+        written = WrittenGradients(self._model)
+        with Interrupts(interrupt, written.clear) as interrupts, self._alone():
+            try:
+                yield
+                if interrupts.caught:
+                    raise KeyboardInterrupt
+            except BaseException as error:
+                if cleared := written.clear():
+                    error.add_note(
+                        f"pipelab: the gradients that this step had written to ({cleared} parameters) are now None."
+                    )
+                raise
+
+    def wait(self, timeout: float) -> bool:
+        """Waits until no step is running; says whether that is so."""
+        if not self._busy.acquire(timeout=timeout):
+            return False
+        self._busy.release()
+        return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise PipelabError(
+                "This pipeline is running a step already. Wait for it, or stop it: pipe.interrupt()."
+            )
+        try:
+            with _running_lock:
+                if id(self._model) in _running:
+                    raise PipelabError(
+                        "Another pipeline is running a step of this model. Wait for it, or give each its own copy."
+                    )
+                _running.add(id(self._model))
+            try:
+                yield
+            finally:
+                with _running_lock:
+                    _running.discard(id(self._model))
+        finally:
+            self._busy.release()
