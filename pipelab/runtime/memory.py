@@ -57,9 +57,11 @@ class KeptBytes:
             )  # the tensor itself would be a cycle when the operation saves its own output
 
         self.pack = pack
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            yield
-        self.pack = None
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                yield
+        finally:
+            self.pack = None  # it knows the micro-batch, whose tensors a failed step must not keep
         self._kept = kept
         sent = [0] * self._num_stages
         for link in microbatch.links:

@@ -18,21 +18,19 @@ from pipelab.core.quantities import as_seconds
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.core.trace import Trace
-from pipelab.errors import PipelabError, nearest, one_of
+from pipelab.errors import PipelabError, one_of
 from pipelab.widgets.controls import Controls, close_with_parts
 from pipelab.widgets.exhibit import VIEWS, exhibit
 from pipelab.widgets.frame import Frame
 from pipelab.widgets.markup import alert, error_text, paragraphs
-from pipelab.widgets.measurement import Measurement
+from pipelab.widgets.measurement import NO_MODEL, Measurement
 from pipelab.widgets.picture import Picture
 from pipelab.widgets.runner import SECONDS_TO_STOP, Runner
 from pipelab.widgets.setting import CHOICES, Setting
-from pipelab.widgets.traits import Choice, Refused
+from pipelab.widgets.traits import Choice, Refused, check_setting
 
 if TYPE_CHECKING:
     from torch import nn
-
-_NO_MODEL = "This Lab was made from a profile alone, so there is nothing to run. Use pp.Lab(model, x, y, loss_fn=...)."
 
 
 class Lab(W.VBox):
@@ -162,7 +160,7 @@ class Lab(W.VBox):
         self._runner = Runner(self._began, self._controls.show_progress, self._ended)
         super().__init__([self._controls.box, self._error, self._status, self._frame])
         self._closed = False
-        self._controls.show_run(running=False, why_not="" if measurement else _NO_MODEL)
+        self._controls.show_run(running=False, why_not="" if measurement else NO_MODEL)
         self._adopt(setting)
         self.observe(lambda _: self._show(), ["view", "memory"])
 
@@ -287,7 +285,7 @@ class Lab(W.VBox):
 
     def _new_measurement(self) -> Measurement:
         if self._measurement_of is None:
-            raise PipelabError(_NO_MODEL)
+            raise PipelabError(NO_MODEL)
         return self._measurement_of(self._setting.plan)
 
     def _began(self) -> None:
@@ -364,11 +362,7 @@ class Lab(W.VBox):
             self._say("")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A misspelt setting must not become a new attribute that does nothing.
-        if not name.startswith("_") and not hasattr(type(self), name):
-            near = nearest(name, [*CHOICES, "view", "memory"])
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(CHOICES)}, view and memory."
-            raise AttributeError(f"A Lab has no setting {name!r}; {hint}")
+        check_setting(type(self), name, (*CHOICES, "view", "memory"))
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:

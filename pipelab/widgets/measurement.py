@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipelab.runtime.pipeline import Pipeline
 
+NO_MODEL = "This Lab was made from a profile alone, so there is nothing to run. Use pp.Lab(model, x, y, loss_fn=...)."
 WARMUP_STEPS = 2  # the first learns how values flow, the second fills caches
 
 Progress = Callable[[int, int], None]
