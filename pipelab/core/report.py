@@ -62,10 +62,10 @@ class Report:
 
     @classmethod
     def of(cls, trace: Trace) -> Report:
-        """Work out the numbers of a trace; only its compute lane counts as busy."""
+        """Work out the numbers of a trace; its lanes "compute" and "update" count as busy."""
         schedule = trace.schedule
         p = schedule.num_ranks
-        rows = slice(None) if len(trace.lanes) == 1 else trace.lane == 0
+        rows = trace.working_rows
         rank, start, end = trace.rank[rows], trace.start[rows], trace.end[rows]
         busy = np.bincount(rank, weights=trace.durations[rows], minlength=p)
         first, last = np.full(p, np.inf), np.full(p, -np.inf)

@@ -6,7 +6,7 @@ is one call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipelab.core import strict_json
 from pipelab.core.actions import KINDS, IntArray
-from pipelab.core.costs import StageBytes
+from pipelab.core.costs import Costs, StageBytes
 from pipelab.core.memory import MemoryCurve, memory_curves
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
@@ -28,20 +28,30 @@ from pipelab.errors import PipelabError, one_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CLOCKS", "COMPUTE", "Trace"]
+    from pipelab.core.feed import Feed
+
+__all__ = ["CLOCKS", "COMPUTE", "COPY", "UPDATE", "Trace"]
 
 CLOCKS = ("simulated", "virtual", "wall")
-COMPUTE = "compute"
+COMPUTE, COPY, UPDATE = "compute", "copy", "update"
+"""Lanes of a rank: what it computes, what it sends, and the optimizer updates that end its step."""
 
 _COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
+_OPTIONAL = ("bytes", "costs", "feed")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """When each action started and ended.
 
-    The first rows are the cells of the schedule, in table order; rows of other lanes (a link that copies, a
-    loader that loads) may follow. `Trace.from_times` makes the usual trace, without other lanes.
+    The first rows are the cells of the schedule, in table order; rows of other lanes may follow:
+
+        lane                      rank                 kind, stage and micro-batch
+        "copy"                    the sender           those of the action whose result travels
+        "load:0", "prepare:1"     of the first stage   F, the first stage of the chain, what is loaded
+        "update"                  who updates          U, the stage, its last micro-batch
+
+    `Trace.from_times` makes the usual trace from the times of the cells.
 
     Attributes:
         schedule: what was run.
@@ -58,6 +68,8 @@ class Trace:
         devices: the device of each rank; () for a simulation.
         notes: why a clock is not honest, in sentences.
         label: what plots and tables call it; the schedule's name by default.
+        costs: what a simulation was made from; None for a measured run.
+        feed: what fed a simulation; None where every micro-batch was there from the start.
 
     Raises:
         PipelabError: columns of different lengths, fewer rows than cells, an end before its start, an unknown
@@ -78,6 +90,8 @@ class Trace:
     devices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     label: str = ""
+    costs: Costs | None = None
+    feed: Feed | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.start)
@@ -103,6 +117,8 @@ class Trace:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.lanes[:1] != (COMPUTE,):
             raise PipelabError(f"The first lane is {COMPUTE!r}, not {self.lanes[:1]}.")
+        if int(self.lane.max(initial=0)) >= len(self.lanes):
+            raise PipelabError(f"Column lane holds {self.lane.max()}, but there are {len(self.lanes)} lanes.")
         if self.devices and len(self.devices) != self.schedule.num_ranks:
             raise PipelabError(f"{len(self.devices)} devices are named for {self.schedule.num_ranks} ranks.")
         if not self.label:
@@ -120,19 +136,28 @@ class Trace:
         devices: Sequence[str] = (),
         notes: Sequence[str] = (),
         label: str | None = None,
+        costs: Costs | None = None,
+        feed: Feed | None = None,
+        lanes: Sequence[str] = (COMPUTE,),
+        others: Mapping[str, npt.ArrayLike] | None = None,
     ) -> Trace:
         """Make a trace from the times of the cells: what the simulator and the engines call.
 
         Args:
             schedule: what was run.
-            start: shape (cells,), seconds on any clock, in table order. All is shifted so that the first is
-                0.
+            start: shape (cells,), seconds on any clock, in table order. All is shifted so that the first start
+                of any row is 0.
             end: shape (cells,), seconds.
             clock: "simulated", "virtual" or "wall".
             bytes: bytes per model stage.
             devices: the device of each rank.
             notes: why the clock is not honest.
             label: what plots call it; None takes the schedule's name.
+            costs: what a simulation was made from.
+            feed: what fed a simulation.
+            lanes: the names of the lanes; the first is "compute".
+            others: the rows of other lanes: a column for each of rank, lane (index into `lanes`), kind (code),
+                stage, microbatch, start and end; start and end on the same clock as those of the cells.
         """
         begin, stop = np.array(start, dtype=np.float64), np.array(end, dtype=np.float64)
         table = schedule.table
@@ -141,24 +166,27 @@ class Trace:
                 f"start and end must have shape ({table.num_cells},), one time a cell of {schedule.name}; "
                 f"they have {begin.shape} and {stop.shape}."
             )
-        first = begin.min()
+        columns = {**_cell_columns(schedule), "start": begin, "end": stop}
+        if others is not None:
+            columns = {
+                name: np.append(column, np.asarray(others[name]).astype(column.dtype))
+                for name, column in columns.items()
+            }
+        first = columns["start"].min()
         if first != 0:
-            begin -= first
-            stop -= first
+            columns["start"] -= first
+            columns["end"] -= first
         return cls(
             schedule,
-            table.cell_ranks,
-            np.zeros(table.num_cells, dtype=np.uint8),
-            table.cell_kinds,
-            table.cell_stages,
-            table.cell_microbatches,
-            begin,
-            stop,
+            **columns,
+            lanes=tuple(lanes),
             clock=clock,
             bytes=bytes,
             devices=tuple(devices),
             notes=tuple(notes),
             label=label or schedule.name,
+            costs=costs,
+            feed=feed,
         )
 
     @property
@@ -177,6 +205,14 @@ class Trace:
         durations = self.end - self.start
         durations.setflags(write=False)
         return durations
+
+    @cached_property
+    def working_rows(self) -> slice | IntArray:
+        """The rows that count as work: computing and updating."""
+        if len(self.lanes) == 1:
+            return slice(None)
+        working = [k for k, name in enumerate(self.lanes) if name in (COMPUTE, UPDATE)]
+        return np.flatnonzero(np.isin(self.lane, working))
 
     def report(self) -> Report:
         """The numbers of this run: makespan, the four bubbles, busy time and peaks."""
@@ -258,8 +294,10 @@ class Trace:
             "end": self.end.tolist(),
             "others": {name: getattr(self, name)[cells:].tolist() for name in _COLUMNS[:5]},
         }
-        if self.bytes is not None:
-            data["bytes"] = self.bytes.to_dict()
+        for name in ("bytes", "costs", "feed"):
+            value = getattr(self, name)
+            if value is not None:
+                data[name] = value.to_dict()
         return data
 
     @classmethod
@@ -270,7 +308,7 @@ class Trace:
             PipelabError: names the field.
         """
         required = ("schedule", "clock", "label", "devices", "notes", "lanes", "start", "end", "others")
-        found = strict_json.fields(data, where, required=required, optional=("bytes",))
+        found = strict_json.fields(data, where, required=required, optional=_OPTIONAL)
         schedule = Schedule.from_dict(found["schedule"], f"{where}.schedule")
         others = strict_json.fields(found["others"], f"{where}.others", required=_COLUMNS[:5])
         extra = {
@@ -281,23 +319,38 @@ class Trace:
         for name, column in extra.items():
             if len(column) and not (column.min() >= 0 and column.max() < limits.get(name, 2**31)):
                 raise PipelabError(f"{where}.others.{name} holds a number out of range.")
-        table, cells = schedule.table, schedule.table.num_cells
-        columns = {
-            "rank": table.cell_ranks,
-            "lane": np.zeros(cells, dtype=np.uint8),
-            "kind": table.cell_kinds,
-            "stage": table.cell_stages,
-            "microbatch": table.cell_microbatches,
-        }
         return cls(
             schedule,
-            **{name: np.append(column, extra[name].astype(column.dtype)) for name, column in columns.items()},
+            **{
+                name: np.append(column, extra[name].astype(column.dtype))
+                for name, column in _cell_columns(schedule).items()
+            },
             start=np.array(strict_json.numbers(found["start"], f"{where}.start")),
             end=np.array(strict_json.numbers(found["end"], f"{where}.end")),
             lanes=lanes,
             clock=strict_json.text(found["clock"], f"{where}.clock"),
-            bytes=StageBytes.from_dict(found["bytes"], f"{where}.bytes") if "bytes" in found else None,
             devices=strict_json.texts(found["devices"], f"{where}.devices"),
             notes=strict_json.texts(found["notes"], f"{where}.notes"),
             label=strict_json.text(found["label"], f"{where}.label"),
+            bytes=StageBytes.from_dict(found["bytes"], f"{where}.bytes") if "bytes" in found else None,
+            costs=Costs.from_dict(found["costs"], f"{where}.costs") if "costs" in found else None,
+            feed=_read_feed(found["feed"], f"{where}.feed") if "feed" in found else None,
         )
+
+
+def _cell_columns(schedule: Schedule) -> dict[str, npt.NDArray[Any]]:
+    """What the schedule says of its own rows."""
+    table = schedule.table
+    return {
+        "rank": table.cell_ranks,
+        "lane": np.zeros(table.num_cells, dtype=np.uint8),
+        "kind": table.cell_kinds,
+        "stage": table.cell_stages,
+        "microbatch": table.cell_microbatches,
+    }
+
+
+def _read_feed(data: object, where: str) -> Feed:
+    from pipelab.core.feed import Feed
+
+    return Feed.from_dict(data, where)

@@ -34,12 +34,14 @@ def measured(**changes):
     return Trace.from_times(ONE, arguments.pop("start"), arguments.pop("end"), **arguments)
 
 
+def others(**changes):
+    """The columns of one row of lane 1: a transfer of what 0F0 gave, from 11.5 to 12."""
+    row = {"rank": 0, "lane": 1, "kind": 0, "stage": 0, "microbatch": 0, "start": 11.5, "end": 12.0}
+    return {name: [value] for name, value in {**row, **changes}.items()}
+
+
 def with_copies():
-    """A trace with a second lane: one transfer from 1.5 to 2."""
-    one = measured()
-    extra = {"rank": 0, "lane": 1, "kind": 0, "stage": 0, "microbatch": 0, "start": 1.5, "end": 2.0}
-    columns = {name: np.append(getattr(one, name), value) for name, value in extra.items()}
-    return replace(one, **columns, lanes=("compute", "copy"))
+    return measured(lanes=("compute", "copy"), others=others())
 
 
 def test_times_are_shifted_so_that_the_first_start_is_0():
@@ -117,6 +119,8 @@ def test_a_trace_has_a_row_for_every_cell():
         replace(one, **few)
     with pytest.raises(PipelabError, match="The first lane is 'compute'"):
         replace(one, lanes=("copy",))
+    with pytest.raises(PipelabError, match="Column lane holds 1, but there are 1 lanes"):
+        measured(others=others())
 
 
 def test_equality_is_by_value():
@@ -129,6 +133,25 @@ def test_equality_is_by_value():
     ):
         assert other != measured()
     assert measured() != "trace"
+
+
+def test_rows_of_other_lanes_are_on_the_clock_of_the_cells():
+    trace = with_copies()
+    assert (trace.rank[-1], trace.start[-1], trace.end[-1]) == (0, 1.5, 2)
+    early = measured(lanes=("compute", "load:0"), others=others(start=8.0, end=9.0))
+    assert early.start.tolist() == [2, 7, 4, 5.5, 0] and early.makespan == 9
+
+
+def test_updates_count_as_work_and_copies_do_not():
+    trace = measured(lanes=("compute", "update"), others=others(kind=4, start=17.0, end=20.0))
+    assert trace.makespan == 10 and trace.report().busy == (1.5 + 2 + 3, 2)
+
+
+def test_what_a_simulation_was_made_from_is_kept_and_saved():
+    trace = measured(clock="simulated", costs=Costs.uniform(2, latency=0.5))
+    assert trace.costs.links.latency == 0.5 and trace.feed is None and trace != measured(clock="simulated")
+    assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
+    assert not {"costs", "feed", "bytes"} & set(measured().to_dict())
 
 
 @pytest.mark.parametrize("make", [measured, with_copies])
