@@ -104,6 +104,7 @@ class StageBytes:
         parameters: of the stage's parameters; its gradients are as large.
         activations: kept for one micro-batch from its forward to the end of its backward.
         outputs: sent to the next stage for one micro-batch; the gradient that returns is as large.
+        optimizer: of the optimizer's state, such as two parameters' worth for Adam; None means none.
 
     Raises:
         PipelabError: tuples of different lengths, or a negative or infinite number.
@@ -112,10 +113,13 @@ class StageBytes:
     parameters: tuple[float, ...]
     activations: tuple[float, ...]
     outputs: tuple[float, ...]
+    optimizer: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, _amounts(field.name, getattr(self, field.name), "bytes"))
+            values = getattr(self, field.name)
+            if values is not None or field.name != "optimizer":
+                object.__setattr__(self, field.name, _amounts(field.name, values, "bytes"))
         _same_length(self, [field.name for field in fields(self)])
 
     @property
@@ -124,15 +128,16 @@ class StageBytes:
         return len(self.parameters)
 
     def to_dict(self) -> dict[str, Any]:
-        """The bytes as plain lists."""
-        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
+        """The bytes as plain lists; what is None is left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(amounts) for name, amounts in values.items() if amounts is not None}
 
     @classmethod
     def from_dict(cls, data: object, where: str = "bytes") -> StageBytes:
         """Read what `to_dict` wrote."""
         names = [field.name for field in fields(cls)]
-        found = strict_json.fields(data, where, required=names)
-        return cls(*(strict_json.numbers(found[name], f"{where}.{name}") for name in names))
+        found = strict_json.fields(data, where, required=names[:3], optional=names[3:])
+        return cls(**{name: strict_json.numbers(found[name], f"{where}.{name}") for name in found})
 
 
 @dataclass(frozen=True, repr=False)

@@ -76,6 +76,18 @@ def test_columns_of_different_lengths_are_refused():
         StageBytes((1,), (1, 2), (1,))
 
 
+def test_bytes_of_the_optimizer_are_optional_and_checked():
+    held = StageBytes((1, 2), (3, 4), (5, 6), optimizer=(7, 8))
+    assert StageBytes.from_dict(held.to_dict()) == held != StageBytes((1, 2), (3, 4), (5, 6))
+    assert "optimizer" not in StageBytes((1,), (1,), (1,)).to_dict()
+    with pytest.raises(
+        PipelabError, match="parameters has 1, activations has 1, outputs has 1, optimizer has 2"
+    ):
+        StageBytes((1,), (1,), (1,), (1, 2))
+    with pytest.raises(PipelabError, match="parameters must be numbers of bytes"):
+        StageBytes(None, (1,), (1,))
+
+
 def test_no_stage_no_forward_and_wrong_types_are_refused():
     with pytest.raises(PipelabError, match="at least one stage"):
         Costs.uniform(0)
