@@ -5,6 +5,11 @@
     W(s, i)       needs I(s, i)
     U(s, i)       needs B or W (s, i)
 
+Where a micro-batch runs in k causal slices (numbers i*k .. i*k+k-1), a slice attends to the ones before it:
+
+    F(s, q)       needs F(s, q-1) also, unless q is the first slice of its micro-batch
+    B or I (s, q) needs B or I (s, q+1) also, unless q is the last
+
 The validator, the simulator and the engines all call `needs`; it works on whole columns, and a single action
 is a column of length one.
 """
@@ -85,7 +90,7 @@ def _by_stage(ends: IntArray, num_stages: int) -> list[IntArray]:
     return columns
 
 
-def needs(kind: IntArray, stage: IntArray, microbatch: IntArray, graph: StageGraph) -> Needs:
+def needs(kind: IntArray, stage: IntArray, microbatch: IntArray, graph: StageGraph, slices: int = 1) -> Needs:
     """State what actions need, for whole columns of actions.
 
     Args:
@@ -93,11 +98,12 @@ def needs(kind: IntArray, stage: IntArray, microbatch: IntArray, graph: StageGra
         stage: shape (rows,).
         microbatch: shape (rows,).
         graph: the stage graph of the placement.
+        slices: k, in how many causal slices each micro-batch runs.
 
     Returns:
         One line for each need; whether anyone provides it is for the caller to look up.
     """
-    lines: list[tuple[IntArray, int, IntArray, IntArray]] = []
+    lines: list[_Line] = []
     forward, backward = np.flatnonzero(kind == _F), np.flatnonzero((kind == _B) | (kind == _I))
 
     for edges in graph.feeders:
@@ -107,24 +113,32 @@ def needs(kind: IntArray, stage: IntArray, microbatch: IntArray, graph: StageGra
         lines.append(_across(backward, INPUT, edges[stage[backward]], graph.target, 1))
     lines.append(_within(np.flatnonzero(kind == _W), INPUT, stage))
     lines.append(_within(np.flatnonzero(kind == _U), WEIGHT, stage))
+    if slices > 1:
+        lines.append(_within(forward[microbatch[forward] % slices > 0], FORWARD, stage))
+        lines.append(_within(backward[(microbatch[backward] + 1) % slices > 0], INPUT, stage))
 
     row = np.concatenate([line[0] for line in lines])
+    shift: IntArray | int = 0
+    if slices > 1:  # the last two lines wait for the slice before and the slice after
+        shift = np.repeat([0] * (len(lines) - 2) + [-1, 1], [len(line[0]) for line in lines])
     return Needs(
         row=row,
         result=np.concatenate([np.full(len(line[0]), line[1], dtype=np.int8) for line in lines]),
         stage=np.concatenate([line[2] for line in lines]),
-        microbatch=microbatch[row],
+        microbatch=microbatch[row] + shift,
         hop=np.concatenate([line[3] for line in lines]),
     )
 
 
-def _within(rows: IntArray, result: int, stage: IntArray) -> tuple[IntArray, int, IntArray, IntArray]:
+_Line = tuple[IntArray, int, IntArray, IntArray]
+"""Rows that wait, for which result, of which stages, over which hops."""
+
+
+def _within(rows: IntArray, result: int, stage: IntArray) -> _Line:
     return rows, result, stage[rows], np.full(len(rows), -1, dtype=np.int64)
 
 
-def _across(
-    rows: IntArray, result: int, edge: IntArray, far_end: IntArray, direction: int
-) -> tuple[IntArray, int, IntArray, IntArray]:
+def _across(rows: IntArray, result: int, edge: IntArray, far_end: IntArray, direction: int) -> _Line:
     there = edge >= 0
     rows, edge = rows[there], edge[there]
     return rows, result, far_end[edge], 2 * edge + direction

@@ -4,9 +4,11 @@ A model cut in S stages and run in c chains has stage ids 0 .. c*S-1; chain j ho
 Where the second chain is a replica of the first (DualPipe, Chimera), `tied` names the original of each
 replica.
 
-    linear, p = 4                looped, p = 2, v = 2
-    0 -> 1 -> 2 -> 3             rank 0: 0   2
-    (stage s on rank s)          rank 1:   1   3   (stage s on rank s mod p)
+    linear, p = 4          looped, p = 2, v = 2     wave, p = 2, v = 4        bidirectional, p = 2
+    0 -> 1 -> 2 -> 3       rank 0: 0   2            rank 0: 0     3 4     7   rank 0: 0     3   (2 and 3 are
+    (stage s on rank s)    rank 1:   1   3          rank 1:   1 2     5 6     rank 1:   1 2     replicas of 0, 1)
+
+A wave of two passes is called a V.
 """
 
 from __future__ import annotations
@@ -154,19 +156,64 @@ class Placement:
             num_ranks: p, at least 1.
             stages_per_rank: v, at least 1.
         """
-        num_ranks, stages_per_rank = (
-            as_index("num_ranks", num_ranks),
-            as_index("stages_per_rank", stages_per_rank),
-        )
-        if num_ranks < 1 or stages_per_rank < 1:
-            raise PipelabError(
-                f"num_ranks={num_ranks} and stages_per_rank={stages_per_rank}; both are at least 1."
-            )
-        if num_ranks * stages_per_rank > MAX_STAGES:
-            raise PipelabError(
-                f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_STAGES:,}."
-            )
-        return cls(tuple(range(num_ranks)) * stages_per_rank)
+        p, v = _sizes(num_ranks, stages_per_rank)
+        return cls(tuple(range(p)) * v)
+
+    @classmethod
+    def wave(cls, num_ranks: int, stages_per_rank: int) -> Placement:
+        """A zig-zag: the model runs through the ranks upwards, then downwards, and so on (arXiv 2308.15762).
+
+        Where it turns, two stages that follow each other share a rank, and nothing is sent.
+
+        Args:
+            num_ranks: p, at least 1.
+            stages_per_rank: v, the number of passes, at least 1; w waves are v = 2 w.
+
+        Example:
+            >>> Placement.wave(3, 2).ranks
+            (0, 1, 2, 2, 1, 0)
+        """
+        p, v = _sizes(num_ranks, stages_per_rank)
+        there, back = tuple(range(p)), tuple(reversed(range(p)))
+        return cls((there + back) * (v // 2) + there * (v % 2))
+
+    @classmethod
+    def v(cls, num_ranks: int) -> Placement:
+        """A wave of two passes: rank r holds the stages r and 2p-1-r (arXiv 2401.10241, section 6).
+
+        Args:
+            num_ranks: p, at least 1.
+        """
+        return cls.wave(num_ranks, 2)
+
+    @classmethod
+    def bidirectional(cls, num_ranks: int) -> Placement:
+        """The model twice, in opposite directions: stage s on rank s, its replica p+s on rank p-1-s.
+
+        The first half of the micro-batches runs upwards, the rest downwards (arXiv 2107.06925, 2412.19437).
+
+        Args:
+            num_ranks: p, at least 1.
+        """
+        p, _ = _sizes(num_ranks, 2)
+        return cls((*range(p), *reversed(range(p))), chains=2, tied=tuple((p + s, s) for s in range(p)))
+
+    @classmethod
+    def ensemble(cls, num_members: int, num_ranks: int) -> Placement:
+        """Independent models side by side, each on ranks of its own: chains without ties.
+
+        The micro-batches are numbered through: the first m of c*m are the first member's, and so on.
+
+        Args:
+            num_members: c, how many models.
+            num_ranks: how many ranks each of them has.
+
+        Example:
+            >>> Placement.ensemble(2, 2).chain_of_stage(3)
+            1
+        """
+        members, p = _sizes(num_members, num_ranks)
+        return cls(tuple(range(members * p)), chains=members)
 
     @property
     def num_stages(self) -> int:
@@ -245,6 +292,19 @@ class Placement:
         tied = _read_pairs(found.get("tied", []), f"{where}.tied")
         edges = found.get("edges")
         return cls(ranks, chains, tied, None if edges is None else _read_pairs(edges, f"{where}.edges"))
+
+
+def _sizes(num_ranks: int, stages_per_rank: int) -> tuple[int, int]:
+    p, v = as_index("num_ranks", num_ranks), as_index("stages_per_rank", stages_per_rank)
+    if p < 1 or v < 1:
+        raise PipelabError(
+            f"num_ranks={num_ranks} and stages_per_rank={stages_per_rank}; both are at least 1."
+        )
+    if p * v > MAX_STAGES:
+        raise PipelabError(
+            f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_STAGES:,}."
+        )
+    return p, v
 
 
 def _read_pairs(value: object, where: str) -> Pairs:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelab.core import schedule_text, strict_json
-from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, as_actions
+from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, as_actions, as_index
 from pipelab.core.cells import read_cells
 from pipelab.core.placement import Placement
 from pipelab.core.quantities import counted
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Schedule"]
 
+_NUMBERING = ("minibatches", "slices")
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class Schedule:
@@ -39,6 +41,10 @@ class Schedule:
         table: the actions as numpy columns (`ActionTable`).
         placement: which rank holds which stage.
         name: what plots and tables call it.
+        minibatches: how many mini-batches the table runs one after the other, each ended by an update (U) of
+            every stage: mini-batch n, micro-batch i has the number n*m + i. More than 1 only in an asynchronous
+            schedule, whose ranks do not wait for each other's updates.
+        slices: in how many causal slices each micro-batch runs: slice q of micro-batch i has the number i*k + q.
 
     Example:
         >>> two = Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]], name="mine")
@@ -58,6 +64,8 @@ class Schedule:
     table: ActionTable
     placement: Placement
     name: str
+    minibatches: int = 1
+    slices: int = 1
 
     def __init__(
         self,
@@ -65,6 +73,8 @@ class Schedule:
         placement: Placement | None = None,
         *,
         name: str = "custom",
+        minibatches: int = 1,
+        slices: int = 1,
     ) -> None:
         """Check an order given by hand.
 
@@ -72,6 +82,8 @@ class Schedule:
             orders: for each rank its actions, or cells such as `"0F0"`.
             placement: where the stages are; None reads it from the orders, as one chain.
             name: what plots and tables call it.
+            minibatches: how many mini-batches follow each other.
+            slices: in how many slices each micro-batch runs.
         """
         if isinstance(orders, str):
             raise PipelabError(
@@ -91,26 +103,42 @@ class Schedule:
         if total > MAX_CELLS:
             raise PipelabError(f"{name} has {total:,} cells; the limit is {MAX_CELLS:,} (2**22).")
         table = ActionTable.from_orders(per_rank)
-        self._set(table, _placement_of(table, name) if placement is None else placement, name)
+        placement = _placement_of(table, name) if placement is None else placement
+        self._set(table, placement, name, minibatches, slices)
 
     @classmethod
-    def from_table(cls, table: ActionTable, placement: Placement, *, name: str = "custom") -> Schedule:
+    def from_table(
+        cls,
+        table: ActionTable,
+        placement: Placement,
+        *,
+        name: str = "custom",
+        minibatches: int = 1,
+        slices: int = 1,
+    ) -> Schedule:
         """Check an order that is already in columns: the fast door, used by the builders.
 
         Args:
             table: rows sorted by rank and, within a rank, in order.
             placement: where the stages are.
             name: what plots and tables call it.
+            minibatches: how many mini-batches follow each other.
+            slices: in how many slices each micro-batch runs.
         """
         self = object.__new__(cls)
-        self._set(table, placement, name)
+        self._set(table, placement, name, minibatches, slices)
         return self
 
-    def _set(self, table: ActionTable, placement: Placement, name: str) -> None:
+    def _set(
+        self, table: ActionTable, placement: Placement, name: str, minibatches: int, slices: int
+    ) -> None:
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "placement", placement)
         object.__setattr__(self, "name", _checked_name(name))
-        object.__setattr__(self, "_checked", check(name, table, placement))
+        for part, count in (("minibatches", minibatches), ("slices", slices)):
+            object.__setattr__(self, part, as_index(part, count))
+        checked = check(name, table, placement, self.minibatches, self.slices)
+        object.__setattr__(self, "_checked", checked)
 
     @property
     def _check(self) -> Checked:
@@ -134,7 +162,7 @@ class Schedule:
 
     @property
     def num_microbatches(self) -> int:
-        """m: how many micro-batches there are."""
+        """How many micro-batch numbers the table has: m, times the mini-batches, or times the slices."""
         return self._check.num_microbatches
 
     @cached_property
@@ -217,6 +245,48 @@ class Schedule:
             needed[row].append(actions[giver])
         return dict(zip(actions, map(tuple, needed), strict=True))
 
+    def swap(self, first: Action | str, second: Action | str) -> Schedule:
+        """The schedule with two cells of one rank exchanged, checked anew.
+
+        Args:
+            first: a cell, such as "0F1".
+            second: a cell of the same rank.
+
+        Example:
+            >>> import pipelab as pp
+            >>> one = pp.schedule("gpipe", num_ranks=1, num_microbatches=2).swap("0F1", "0B0")
+            >>> " ".join(map(str, one.orders[0]))
+            '0F0 0B0 0F1 0B1'
+
+        Raises:
+            PipelabError: a cell that is not there or on another rank, or an order that cannot run.
+        """
+        from pipelab.core.edits import swap  # edits make schedules, and import this module
+
+        return swap(self, first, second)
+
+    def move(
+        self, action: Action | str, *, before: Action | str | None = None, after: Action | str | None = None
+    ) -> Schedule:
+        """The schedule with one cell put elsewhere on its rank, checked anew.
+
+        Args:
+            action: a cell, such as "0W3".
+            before: the cell of the same rank that it shall come before; or
+            after: the cell of the same rank that it shall come after.
+
+        Raises:
+            PipelabError: a cell that is not there or on another rank, or an order that cannot run.
+            TypeError: neither of `before` and `after`, or both.
+        """
+        from pipelab.core.edits import move
+
+        return move(self, action, before, after)
+
+    def with_name(self, name: str) -> Schedule:
+        """The same schedule under another name."""
+        return _rebuild(self.table, self.placement, name, self.minibatches, self.slices)
+
     def grid(self, costs: Costs | None = None, *, width: int = 110) -> str:
         """Draw ranks against time steps.
 
@@ -243,7 +313,8 @@ class Schedule:
         if self.table.num_cells > 24 or self.placement != _placement_of(self.table, self.name):
             return f"<Schedule {self._headline}>"
         orders = [[str(action) for action in order] for order in self.orders]
-        return f"Schedule({orders!r}, name={self.name!r})"
+        parts = "".join(f", {n}={getattr(self, n)}" for n in _NUMBERING if getattr(self, n) != 1)
+        return f"Schedule({orders!r}, name={self.name!r}{parts})"
 
     _repr_pretty_ = pretty
 
@@ -254,7 +325,8 @@ class Schedule:
 
     def to_text(self) -> str:
         """The schedule as text that `from_text` reads: a header, then one line of cells for each rank."""
-        return schedule_text.dump(self.name, self.placement, self._lines)
+        numbering = {part: getattr(self, part) for part in _NUMBERING}
+        return schedule_text.dump(self.name, self.placement, numbering, self._lines)
 
     @classmethod
     def from_text(cls, text: str) -> Schedule:
@@ -263,13 +335,14 @@ class Schedule:
         Raises:
             PipelabError: not that form, or a schedule that cannot run.
         """
-        name, placement, lines = schedule_text.load(text)
+        name, placement, numbering, lines = schedule_text.load(text)
         names = [f"rank {rank}" for rank in range(len(lines))]
-        return cls.from_table(read_cells(lines, names), placement, name=name)
+        return cls.from_table(read_cells(lines, names), placement, name=name, **numbering)
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain values, ready for JSON: each rank's order is one text of cells."""
-        return {"name": self.name, "placement": self.placement.to_dict(), "orders": self._lines}
+        data = {"name": self.name, "placement": self.placement.to_dict(), "orders": self._lines}
+        return data | {n: getattr(self, n) for n in _NUMBERING if getattr(self, n) != 1}
 
     @property
     def _lines(self) -> list[str]:
@@ -283,7 +356,8 @@ class Schedule:
         Raises:
             PipelabError: names the field, or what cannot run.
         """
-        found = strict_json.fields(data, where, required=("name", "placement", "orders"))
+        required = ("name", "placement", "orders")
+        found = strict_json.fields(data, where, required=required, optional=_NUMBERING)
         name = strict_json.text(found["name"], f"{where}.name")
         placement = Placement.from_dict(found["placement"], f"{where}.placement")
         lines = strict_json.texts(found["orders"], f"{where}.orders", strict_json.MAX_BYTES)
@@ -292,14 +366,15 @@ class Schedule:
                 f"{where}.orders has {len(lines)} orders, but the placement {placement.num_ranks} ranks."
             )
         names = [f"{where}.orders[{rank}]" for rank in range(len(lines))]
-        return cls.from_table(read_cells(lines, names), placement, name=name)
+        numbering = {n: strict_json.integer(found[n], f"{where}.{n}") for n in _NUMBERING if n in found}
+        return cls.from_table(read_cells(lines, names), placement, name=name, **numbering)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.table, self.placement, self.name)
+        return _rebuild, (self.table, self.placement, self.name, self.minibatches, self.slices)
 
 
-def _rebuild(table: ActionTable, placement: Placement, name: str) -> Schedule:
-    return Schedule.from_table(table, placement, name=name)
+def _rebuild(table: ActionTable, placement: Placement, name: str, minibatches: int, slices: int) -> Schedule:
+    return Schedule.from_table(table, placement, name=name, minibatches=minibatches, slices=slices)
 
 
 def _checked_name(name: str) -> str:

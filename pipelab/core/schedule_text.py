@@ -6,13 +6,14 @@
     rank 0: 0F0 0F1 0B0 0B1
     rank 1: 1F0 1B0 1F1 1B1
 
-`chains`, `tied` (replica:original) and `edges` (source>target) follow `ranks` where they say something.
+`chains`, `tied` (replica:original), `edges` (source>target), `minibatches` and `slices` follow `ranks` where they
+say something.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipelab.core.placement import MAX_STAGES, Placement
 from pipelab.core.strict_json import MAX_BYTES
@@ -23,7 +24,7 @@ __all__ = ["dump", "load"]
 _FIRST = "# pipelab schedule 1"
 
 
-def dump(name: str, placement: Placement, orders: Sequence[str]) -> str:
+def dump(name: str, placement: Placement, numbering: Mapping[str, int], orders: Sequence[str]) -> str:
     """Write the parts of a schedule as text."""
     lines = [_FIRST, f"name: {json.dumps(name)}", f"ranks: {' '.join(map(str, placement.ranks))}"]
     if placement.chains != 1:
@@ -32,12 +33,13 @@ def dump(name: str, placement: Placement, orders: Sequence[str]) -> str:
         lines.append("tied: " + " ".join(f"{replica}:{original}" for replica, original in placement.tied))
     if placement.edges is not None:
         lines.append("edges: " + " ".join(f"{source}>{target}" for source, target in placement.edges))
+    lines += [f"{part}: {count}" for part, count in numbering.items() if count != 1]
     lines += [f"rank {rank}: {order}".rstrip() for rank, order in enumerate(orders)]
     return "\n".join(lines) + "\n"
 
 
-def load(text: str) -> tuple[str, Placement, list[str]]:
-    """Read the parts of a schedule: its name, its placement and each rank's line of cells.
+def load(text: str) -> tuple[str, Placement, dict[str, int], list[str]]:
+    """Read the parts of a schedule: its name, its placement, its numbering and each rank's line of cells.
 
     Raises:
         PipelabError: names the line that is wrong.
@@ -61,16 +63,17 @@ def load(text: str) -> tuple[str, Placement, list[str]]:
         fields[key] = value.strip()
     name = _name(fields.pop("name", '"custom"'))
     ranks = _numbers("ranks", fields.pop("ranks", ""))
-    chains = _numbers("chains", fields.pop("chains", "1"))
+    chains = _count("chains", fields)
     tied = _pairs("tied", fields.pop("tied", ""), ":")
     edges = _pairs("edges", fields.pop("edges"), ">") if "edges" in fields else None
-    placement = Placement(ranks, chains[0] if len(chains) == 1 else 0, tied, edges)
+    placement = Placement(ranks, chains, tied, edges)
+    numbering = {part: _count(part, fields) for part in ("minibatches", "slices")}
     orders = [fields.pop(f"rank {rank}", "") for rank in range(placement.num_ranks)]
     if fields:
         raise PipelabError(
             f"{next(iter(fields))[:60]!r} is no field of a schedule with {placement.num_ranks} ranks."
         )
-    return name, placement, orders
+    return name, placement, numbering, orders
 
 
 def _name(value: str) -> str:
@@ -81,6 +84,13 @@ def _name(value: str) -> str:
     if not isinstance(name, str):
         raise PipelabError(f'name is {value[:60]!r}; it must be in double quotes, such as "1f1b".')
     return name
+
+
+def _count(key: str, fields: dict[str, str]) -> int:
+    numbers = _numbers(key, fields.pop(key, "1"))
+    if len(numbers) != 1:
+        raise PipelabError(f"{key} must be one number, not {len(numbers)}.")
+    return numbers[0]
 
 
 def _numbers(key: str, value: str) -> tuple[int, ...]:

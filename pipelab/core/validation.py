@@ -61,13 +61,17 @@ def check_size(what: str, num_cells: int) -> None:
         raise PipelabError(f"{what} would have {num_cells:,} cells; the limit is {MAX_CELLS:,} (2**22).")
 
 
-def check(name: str, table: ActionTable, placement: Placement) -> Checked:
+def check(
+    name: str, table: ActionTable, placement: Placement, minibatches: int = 1, slices: int = 1
+) -> Checked:
     """Check a whole table; see the messages below for what can be wrong.
 
     Args:
         name: the schedule's name, which begins every message.
         table: the actions.
         placement: the stages that there are, and where they are.
+        minibatches: how many mini-batches follow each other, each ended by an update of every stage.
+        slices: in how many causal slices each micro-batch runs.
 
     Raises:
         PipelabError: names the first action that is wrong and what to do.
@@ -76,14 +80,17 @@ def check(name: str, table: ActionTable, placement: Placement) -> Checked:
         raise PipelabError(f"{name}: there are no actions. A schedule has at least one forward, such as 0F0.")
     _check_rows(name, table, placement)
     num_microbatches = int(table.microbatch.max()) + 1
+    _check_numbering(name, placement, num_microbatches, minibatches, slices)
     slots = Slots(placement, num_microbatches)
     _check_chains(name, table, placement, slots)
     _check_all_forward(name, table, slots)
     _check_doubled(name, table, slots.fill(table))
     has_backward = _check_kinds(name, table, slots)
+    if minibatches > 1:
+        _check_updates(name, table, slots, num_microbatches // minibatches)
 
     graph = StageGraph(placement)
-    wanted = needs(table.kind, table.stage, table.microbatch, graph)
+    wanted = needs(table.kind, table.stage, table.microbatch, graph, slices)
     givers = slots.givers(wanted.result, wanted.stage, wanted.microbatch)
     _check_given(name, table, wanted, givers)
     waiting, giving = table.cell[wanted.row], table.cell[givers]
@@ -95,6 +102,54 @@ def check(name: str, table: ActionTable, placement: Placement) -> Checked:
     except StuckError as stuck:
         raise PipelabError(explain_deadlock(name, table, stuck.heads)) from None
     return Checked(num_microbatches, has_backward, slots, wanted, givers, predecessors, recurrence)
+
+
+def _check_numbering(name: str, placement: Placement, count: int, minibatches: int, slices: int) -> None:
+    """The numbers of the table can be read as mini-batches of micro-batches of slices."""
+    for what, parts in (("minibatches", minibatches), ("slices", slices)):
+        if parts < 1 or count % parts:
+            raise PipelabError(
+                f"{name}: {what} is {parts}, but the table has the micro-batch numbers 0 to {count - 1}. "
+                f"It must divide {count}."
+            )
+    if minibatches > 1 and (placement.chains > 1 or slices > 1):
+        other = "chains" if placement.chains > 1 else "slices"
+        raise PipelabError(
+            f"{name}: several mini-batches with several {other} are not supported; set minibatches=1 or {other}=1."
+        )
+
+
+def _check_updates(name: str, table: ActionTable, slots: Slots, per_minibatch: int) -> None:
+    """Each stage is updated once for each mini-batch, when all its gradients are there and before later ones are."""
+    there = slots.rows[_U] >= 0
+    number = np.arange(slots.num_slots) % (int(slots.last_microbatch[0]) + 1)
+    is_last = number % per_minibatch == per_minibatch - 1
+    slot = _first(there != is_last)
+    if slot is not None:
+        s, i = slots.find(slot)
+        last = i // per_minibatch * per_minibatch + per_minibatch - 1
+        what = f"{s}U{i} is there" if there[slot] else f"{s}U{i} is missing"
+        raise PipelabError(
+            f"{name}: {what}. With mini-batches of {per_minibatch} micro-batches each stage is updated after the "
+            f"last of each: {s}U{last} ends the mini-batch of micro-batch {i}."
+        )
+    gradient = np.flatnonzero((table.kind == _B) | (table.kind == _W))
+    update = slots.rows[_U].reshape(-1, int(slots.last_microbatch[0]) + 1)[
+        :, per_minibatch - 1 :: per_minibatch
+    ]
+    minibatch = table.microbatch[gradient] // per_minibatch
+    late = table.cell[gradient] > table.cell[update[table.stage[gradient], minibatch]]
+    before = np.maximum(minibatch - 1, 0)
+    early = (minibatch > 0) & (table.cell[gradient] < table.cell[update[table.stage[gradient], before]])
+    position = _first(late | early)
+    if position is not None:
+        row, n = int(gradient[position]), int(minibatch[position])
+        other = int(update[table.stage[row], n if late[position] else n - 1])
+        side = "before" if late[position] else "after"
+        raise PipelabError(
+            f"{name}: {action_of(table, row)} must come {side} {action_of(table, other)}, so that an update "
+            f"applies the gradients of one mini-batch.\n{show_around(table, row)}"
+        )
 
 
 def _check_rows(name: str, table: ActionTable, placement: Placement) -> None:

@@ -76,3 +76,29 @@ def test_predecessors_are_the_needs_from_other_ranks(random_schedule, seed):
         if table.cell_ranks[cell_of[action]] != table.cell_ranks[cell_of[need]]
     )
     assert sorted(zip(found.cell.tolist(), found.needed.tolist(), strict=True)) == wanted
+
+
+def test_a_causal_slice_needs_the_slice_before_and_its_gradient_the_slice_after():
+    orders = [["0F0", "0F1", "0F2", "0F3", "0B3", "0B2", "0B1", "0B0"], ["1F0", "1F1", "1B1", "1B0"]]
+    orders[1] += ["1F2", "1F3", "1I3", "1W3", "1B2"]
+    orders[0] = ["0F0", "0F1", "0F2", "0F3", "0B1", "0B0", "0B3", "0B2"]
+    one = Schedule(orders, slices=2)
+    wanted = {
+        "0F0": [],
+        "0F1": ["0F0"],
+        "0F2": [],
+        "1F3": ["0F3", "1F2"],
+        "0B0": ["0F0", "1B0", "0B1"],
+        "0B1": ["0F1", "1B1"],
+        "1B2": ["1F2", "1I3"],
+        "1W3": ["1I3"],
+    }
+    for cell, needs in wanted.items():
+        assert list(map(str, one.needs(Action.parse(cell)))) == needs
+
+
+def test_slices_out_of_order_are_refused():
+    with pytest.raises(PipelabError, match="rank 0 wants to run 0F1 but 0F0 never comes before it"):
+        Schedule([["0F1", "0F0", "0B1", "0B0"]], slices=2)
+    with pytest.raises(PipelabError, match="rank 0 wants to run 0B0 but 0B1 never comes before it"):
+        Schedule([["0F0", "0F1", "0B0", "0B1"]], slices=2)

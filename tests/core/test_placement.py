@@ -136,3 +136,43 @@ def test_placements_round_trip(placement):
 def test_wrong_fields_are_named(data, message):
     with pytest.raises(PipelabError, match=message):
         Placement.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("placement", "ranks"),
+    [
+        (Placement.wave(3, 1), (0, 1, 2)),
+        (Placement.wave(2, 4), (0, 1, 1, 0, 0, 1, 1, 0)),
+        (Placement.wave(2, 3), (0, 1, 1, 0, 0, 1)),
+        (Placement.v(3), (0, 1, 2, 2, 1, 0)),
+        (Placement.v(1), (0, 0)),
+        (Placement.bidirectional(3), (0, 1, 2, 2, 1, 0)),
+        (Placement.ensemble(2, 2), (0, 1, 2, 3)),
+    ],
+)
+def test_named_placements_hold_these_stages(placement, ranks):
+    assert placement.ranks == ranks
+
+
+def test_a_bidirectional_placement_holds_the_model_twice():
+    both = Placement.bidirectional(4)
+    assert (both.num_stages, both.num_model_stages, both.chains) == (8, 4, 2)
+    assert both.tied == ((4, 0), (5, 1), (6, 2), (7, 3))
+    assert both.model_stages == (0, 1, 2, 3, 0, 1, 2, 3)
+    assert [both.stages_of(r) for r in range(4)] == [(0, 7), (1, 6), (2, 5), (3, 4)]
+
+
+def test_the_members_of_an_ensemble_share_nothing():
+    three = Placement.ensemble(3, 2)
+    assert three.stage_edges == ((0, 1), (2, 3), (4, 5))
+    assert (three.num_model_stages, three.num_ranks, three.chains) == (6, 6, 3)
+
+
+@pytest.mark.parametrize("make", [Placement.wave, Placement.ensemble, Placement.looped])
+def test_named_placements_refuse_sizes_that_are_none(make):
+    with pytest.raises(PipelabError, match="both are at least 1"):
+        make(0, 2)
+    with pytest.raises(PipelabError, match="limit is 65,536"):
+        make(2**9, 2**9)
+    with pytest.raises(TypeError, match="must be an integer"):
+        make(2, 1.5)

@@ -118,7 +118,7 @@ HEAD = '# pipelab schedule 1\nname: "x"\nranks: 0\n'
         (HEAD.replace("ranks: 0", "ranks: a"), "ranks holds 'a'"),
         (HEAD.replace("ranks: 0", "ranks: ²"), "ranks holds '²'"),
         (HEAD.replace("ranks: 0", "ranks: " + "9" * 5000), "ranks holds '999"),
-        (HEAD + "chains: 1 1", "cannot form 0 chains"),
+        (HEAD + "chains: 1 1", "chains must be one number, not 2"),
         (HEAD + "tied: 1", "tied holds '1'; it must be two stage ids"),
         (HEAD + "edges: 0>0", "has a cycle"),
         (HEAD + "rank 0: 0F1000000000000", r"rank 0: 0F1000000000000 is refused"),
@@ -211,3 +211,49 @@ def test_a_narrow_grid_is_refused():
 def test_any_schedule_prints_within_the_width(random_schedule, random_costs, seed):
     one = random_schedule(seed)
     assert max(map(len, one.grid(random_costs(seed, one)).splitlines()[1:])) <= 110
+
+
+TWO_MINIBATCHES = [["0F0", "0B0", "0F1", "0B1", "0U1", "0F2", "0F3", "0B2", "0B3", "0U3"]]
+
+
+def test_numbering_round_trips_and_tells_schedules_apart():
+    one = Schedule(TWO_MINIBATCHES, minibatches=2)
+    assert one != Schedule(TWO_MINIBATCHES) and one.minibatches == 2 and one.num_microbatches == 4
+    sliced = Schedule([["0F0", "0F1", "0B1", "0B0"]], slices=2)
+    for each in (one, sliced):
+        assert Schedule.from_text(each.to_text()) == each
+        assert Schedule.from_dict(json.loads(json.dumps(each.to_dict()))) == each
+        assert pickle.loads(pickle.dumps(each)) == each and copy.deepcopy(each) == each
+        assert eval(repr(each)) == each
+    assert "minibatches: 2\n" in one.to_text() and "slices" not in one.to_text()
+
+
+@pytest.mark.parametrize(
+    ("orders", "numbering", "message"),
+    [
+        (TWO_MINIBATCHES, {"minibatches": 3}, "minibatches is 3, but the table has the micro-batch numbers 0 to 3"),
+        (TWO_MINIBATCHES, {"slices": 0}, "slices is 0.*It must divide 4"),
+        (TWO_MINIBATCHES, {"minibatches": 2, "slices": 2}, "several mini-batches with several slices"),
+        ([["0F0", "0B0", "0F1", "0B1", "0U1"]], {"minibatches": 2}, "0U0 is missing"),
+        ([["0F0", "0B0", "0U0", "0F1", "0B1", "0U1", "0F2", "0B2", "0F3", "0B3", "0U3"]], {"minibatches": 2},
+         "0U0 is there. With mini-batches of 2 .* 0U1 ends the mini-batch"),
+        ([["0F0", "0F1", "0B1", "0U1", "0B0", "0F2", "0B2", "0F3", "0B3", "0U3"]], {"minibatches": 2},
+         "0B0 must come before 0U1"),
+        ([["0F0", "0F1", "0B1", "0B0", "0F2", "0B2", "0U1", "0F3", "0B3", "0U3"]], {"minibatches": 2},
+         "0B2 must come after 0U1"),
+    ],
+)  # fmt: skip
+def test_a_numbering_that_does_not_fit_is_refused(orders, numbering, message):
+    with pytest.raises(PipelabError, match=message):
+        Schedule(orders, **numbering)
+
+
+def test_a_numbering_is_an_integer():
+    with pytest.raises(TypeError, match="minibatches must be an integer"):
+        Schedule(TWO_MINIBATCHES, minibatches="2")
+
+
+def test_several_mini_batches_run_in_one_chain():
+    orders = [["0F0", "0F1", "0B0", "0B1", "0U0", "0U1"], ["1F2", "1F3", "1B2", "1B3"]]
+    with pytest.raises(PipelabError, match="several mini-batches with several chains"):
+        Schedule(orders, Placement.ensemble(2, 1), minibatches=2)
