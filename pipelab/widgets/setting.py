@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.costs import Costs, Links
 from pipelab.core.plan import Devices, Plan, VirtualDevices
 from pipelab.core.profile import Profile
 from pipelab.core.report import Report
@@ -23,7 +23,7 @@ from pipelab.core.simulation import simulate
 from pipelab.core.split import Split
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError, reject_unknown
-from pipelab.planning.balance import balance
+from pipelab.planning.batch import Batch
 
 CHOICES = ("schedule", "num_ranks", "num_microbatches", "stages_per_rank", "split")
 
@@ -122,7 +122,7 @@ class Setting:
         """
         reject_unknown("Lab.choose", [wish for wish in wishes if wish not in CHOICES], CHOICES)
         order, stages_per_rank = self._schedule_for(wishes)
-        self._check_microbatches(order.num_microbatches)
+        Batch(self.batch_size, order.num_microbatches)  # refused here where there are fewer samples
         self._check_stages(order)
         asked = replace(self, schedule=order, stages_per_rank=stages_per_rank)
         if "split" in wishes:
@@ -159,18 +159,12 @@ class Setting:
     @property
     def microbatch_size(self) -> float:
         """Samples per micro-batch; the mean where they are uneven."""
-        return self.batch_size / self.num_microbatches
+        return self._batch.microbatch_size
 
     @cached_property
     def costs(self) -> Costs:
         """Seconds per stage at this micro-batch size."""
-        larger = self.batch_size % self.num_microbatches  # so many micro-batches have one sample more
-        size = self.batch_size // self.num_microbatches
-        costs = self.profile.costs(self.split, batch_size=size, links=self.links)
-        if not larger:
-            return costs
-        more = self.profile.costs(self.split, batch_size=size + 1, links=self.links)
-        return _mean(costs, more, larger / self.num_microbatches)
+        return self._batch.costs(self.profile, self.split, self.links)
 
     @cached_property
     def predicted(self) -> Trace:
@@ -201,13 +195,11 @@ class Setting:
     @property
     def notes(self) -> tuple[str, ...]:
         """What must be said about the costs."""
-        if self.batch_size % self.num_microbatches == 0:
-            return ()
-        least = self.batch_size // self.num_microbatches
-        return (
-            f"{self.batch_size} samples in {self.num_microbatches} micro-batches are uneven: {least} or {least + 1} "
-            f"samples each; costs are those of the mean, {self.microbatch_size:.2f}.",
-        )
+        return self._batch.notes
+
+    @property
+    def _batch(self) -> Batch:
+        return Batch(self.batch_size, self.num_microbatches)
 
     def _schedule_for(self, wishes: dict[str, Any]) -> tuple[Schedule, int]:
         wish = wishes.get("schedule", self.schedule.name)
@@ -242,13 +234,6 @@ class Setting:
                 f"but the model has {layers} layers to cut between. Use fewer ranks or stages per rank."
             )
 
-    def _check_microbatches(self, number: int) -> None:
-        if number > self.batch_size:
-            raise PipelabError(
-                f"{number} micro-batches are more than the {self.batch_size} samples of the batch. "
-                f"Use at most {self.batch_size}, or a larger batch."
-            )
-
     def _check_split(self, split: Split) -> None:
         needed = self.schedule.num_model_stages
         if split.num_stages != needed:
@@ -260,8 +245,7 @@ class Setting:
         self.profile.stages(split)
 
     def _balanced(self) -> Split:
-        size = max(1, round(self.microbatch_size))
-        return balance(self.profile, self.schedule.num_model_stages, batch_size=size)
+        return self._batch.balance(self.profile, self.schedule.num_model_stages)
 
     def _devices_for(self, num_ranks: int) -> Devices:
         if isinstance(self.devices, VirtualDevices):
@@ -299,28 +283,6 @@ def _fitting_stages_per_rank(name: str, wish: int) -> int:
     if least == most:
         return least
     return max(least, wish, 2) if most is None else min(max(least, wish, 2), most)
-
-
-def _mean(some: Costs, others: Costs, share: float) -> Costs:
-    """What a stage costs on average when a share of the micro-batches costs `others`."""
-
-    def between(a: Iterable[float], b: Iterable[float]) -> tuple[float, ...]:
-        return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
-
-    held = None
-    if some.bytes is not None and others.bytes is not None:
-        held = StageBytes(
-            some.bytes.parameters,
-            between(some.bytes.activations, others.bytes.activations),
-            between(some.bytes.outputs, others.bytes.outputs),
-        )
-    return Costs(
-        between(some.forward, others.forward),
-        between(some.input_grad, others.input_grad),
-        between(some.weight_grad, others.weight_grad),
-        bytes=held,
-        links=some.links,
-    )
 
 
 def _as_split(wish: object) -> Split:
