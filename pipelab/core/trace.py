@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipelab.core import strict_json
 from pipelab.core.actions import KINDS, IntArray
 from pipelab.core.costs import Costs, StageBytes
-from pipelab.core.memory import MemoryCurve, memory_curves
+from pipelab.core.memory import MemoryCurve, MemoryParts, memory_curves, memory_parts
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.report import Report
@@ -225,6 +225,10 @@ class Trace:
     def memory(self) -> tuple[MemoryCurve, ...]:
         """What each rank holds over time: bytes where `bytes` is known, else micro-batches in flight."""
         return memory_curves(self, self.bytes)
+
+    def memory_parts(self) -> MemoryParts:
+        """What the memory of each rank consists of when it holds most: weights, gradients, activations, ..."""
+        return memory_parts(self)
 
     def in_flight(self) -> tuple[MemoryCurve, ...]:
         """How many micro-batches each rank has in flight over time."""

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from pipelab.core.actions import Kind
 from pipelab.core.costs import Costs, StageBytes
-from pipelab.core.memory import MemoryCurve, peaks
+from pipelab.core.memory import PARTS, MemoryCurve, peaks
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.simulation import simulate
+from pipelab.errors import PipelabError
 
 BYTES = StageBytes(parameters=(100, 200), activations=(7, 9), outputs=(0, 0))
 
@@ -66,6 +67,44 @@ def test_a_replica_shares_the_weights_of_its_original_on_the_same_rank_only():
     assert peaks(same, held).tolist() == [100] and peaks(apart, held).tolist() == [100, 100]
 
 
+def test_parts_at_the_peak_by_hand():
+    """Rank 0 has the optimizer's 3 beside 2 x 100, and two micro-batches from time 1; rank 1 one of them."""
+    one = Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]])
+    held = StageBytes((100, 200), (7, 9), (0, 0), optimizer=(3, 4))
+    parts = run(one, held).memory_parts()
+    assert parts.time == (1, 1) and parts.total == (217, 413)
+    assert parts.bytes == ((100, 100, 3, 14, 0), (200, 200, 4, 9, 0))
+    assert run(one, held).report().peak_bytes == (217, 413)
+
+
+def test_without_a_backward_no_part_is_gradients_or_optimizer():
+    held = StageBytes((100, 200), (7, 9), (0, 0), optimizer=(3, 4))
+    parts = run(schedule("forward-only", num_ranks=2, num_microbatches=2), held).memory_parts()
+    assert parts.bytes == ((100, 0, 0, 7, 0), (200, 0, 0, 9, 0))
+
+
+def test_parts_print_what_is_there_and_frames_hold_all():
+    parts = run(Schedule([["0F0", "0B0"]]), StageBytes((2**20,), (2**10,), (0,))).memory_parts()
+    assert str(parts).splitlines()[0].split() == [
+        "rank",
+        "at",
+        "weights",
+        "gradients",
+        "activations",
+        "total",
+    ]
+    assert str(parts).splitlines()[1].split()[:6] == ["0", "0", "s", "1", "MiB", "1"]
+    assert "<td>1 KiB</td>" in parts._repr_html_()
+    assert list(parts.to_frame().columns) == ["rank", "time [s]"] + [
+        f"{name} [bytes]" for name in (*PARTS, "total")
+    ]
+
+
+def test_parts_need_bytes():
+    with pytest.raises(PipelabError, match=r"stages of custom hold is not known.*bytes=StageBytes"):
+        run(Schedule([["0F0", "0B0"]]), None).memory_parts()
+
+
 def test_curves_are_values():
     one, other = (MemoryCurve(0, np.array([0.0]), np.array([value]), "bytes") for value in (1.0, 2.0))
     assert one == MemoryCurve(0, np.array([0.0]), np.array([1.0]), "bytes") and one != other and one != 1
@@ -91,6 +130,10 @@ def test_curves_and_peaks_agree_with_counting(random_schedule, random_costs, see
         assert held == 0
     if one.has_backward or not one.table.has_overlaps:
         assert one.peak_in_flight == tuple(counted) == tuple(curve.peak for curve in trace.in_flight())
+    if trace.bytes is not None:
+        parts = trace.memory_parts()
+        assert parts.total == pytest.approx([curve.peak for curve in trace.memory()])
+        assert parts.total == pytest.approx(trace.report().peak_bytes)
     for curve in (*trace.memory(), *trace.in_flight()):
         assert curve.time[0] == 0 and (np.diff(curve.time) >= 0).all()
         assert curve.value[-1] == pytest.approx(curve.value[0]) and curve.value.min() == pytest.approx(
