@@ -22,12 +22,16 @@ from pipelab.errors import PipelabError
 __all__ = ["chains", "lower_bound"]
 
 
-def chains(schedule: Schedule, durations: FloatArray) -> tuple[FloatArray, FloatArray]:
+def chains(
+    schedule: Schedule, durations: FloatArray, after: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """The longest chains of needs before and after each cell, through any rank, whatever the orders are.
 
     Args:
         schedule: any schedule.
         durations: shape (cells,): seconds of each cell, in table order.
+        after: shape (ranks,): seconds that each rank goes on when all its cells have ended, such as its
+            optimizer's; None for none.
 
     Returns:
         Seconds before and after each cell, both of shape (cells,), without the cell itself.
@@ -43,10 +47,12 @@ def chains(schedule: Schedule, durations: FloatArray) -> tuple[FloatArray, Float
         )
     takers, givers = _needs(schedule)
     took = seconds.tolist()
-    return _longest(givers, takers, took), _longest(takers[::-1], givers[::-1], took)
+    ending = np.zeros(cells) if after is None else after[schedule.table.cell_ranks]
+    head = _longest(givers, takers, took, [0.0] * cells)
+    return head, _longest(takers[::-1], givers[::-1], took, ending.tolist())
 
 
-def lower_bound(schedule: Schedule, durations: FloatArray) -> float:
+def lower_bound(schedule: Schedule, durations: FloatArray, after: FloatArray | None = None) -> float:
     """The least makespan that any order of the same cells on the same ranks could have, with free links.
 
     It is a bound, not a promise: the best order may be longer.
@@ -54,6 +60,7 @@ def lower_bound(schedule: Schedule, durations: FloatArray) -> float:
     Args:
         schedule: any schedule; only its cells and their places count, not their order.
         durations: shape (cells,): seconds of each cell, in table order.
+        after: shape (ranks,): seconds that each rank goes on when all its cells have ended; None for none.
 
     Returns:
         Seconds: the maximum over ranks of (work + shortest head + shortest tail).
@@ -67,7 +74,7 @@ def lower_bound(schedule: Schedule, durations: FloatArray) -> float:
     Raises:
         PipelabError: durations of another shape.
     """
-    head, tail = chains(schedule, durations)
+    head, tail = chains(schedule, durations, after)
     ranks = schedule.table.cell_ranks
     starts = np.flatnonzero(np.diff(ranks, prepend=-1))  # a rank has a cell, as every stage has a forward
     work = np.add.reduceat(np.asarray(durations, dtype=np.float64), starts)
@@ -91,9 +98,9 @@ def _plain(column: IntArray) -> list[int]:
     return numbers
 
 
-def _longest(givers: list[int], takers: list[int], took: list[float]) -> FloatArray:
+def _longest(givers: list[int], takers: list[int], took: list[float], at_least: list[float]) -> FloatArray:
     """The longest chain that ends before each cell; edges sorted by taker, in topological order."""
-    before = [0.0] * len(took)
+    before = at_least
     for giver, taker in zip(givers, takers, strict=True):
         arrival = before[giver] + took[giver]
         if arrival > before[taker]:

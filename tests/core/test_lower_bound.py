@@ -95,3 +95,14 @@ def test_durations_of_another_shape_are_refused():
         PipelabError, match=r"durations must have shape \(8,\), one a cell of 1f1b; .* \(3,\)"
     ):
         lower_bound(one, np.zeros(3))
+
+
+def test_what_a_rank_does_after_its_cells_is_part_of_every_tail():
+    """By hand, F = 1 and B = 2 on two ranks: rank 1 works from 1 to 4, then rank 0's backward takes 2 and it goes on."""
+    one = Schedule([["0F0", "0B0"], ["1F0", "1B0"]])
+    durations = np.array([1.0, 2, 1, 2])
+    assert [lower_bound(one, durations, np.array(after)) for after in ([0.0, 0], [5.0, 0], [0.0, 5])] == [
+        6,
+        11,
+        9,
+    ]
