@@ -27,6 +27,7 @@ from pipelab.errors import PipelabError
 
 if TYPE_CHECKING:
     from pipelab.core.costs import Costs
+    from pipelab.core.versions import WeightVersions
 
 __all__ = ["Schedule"]
 
@@ -244,6 +245,26 @@ class Schedule:
         for row, giver in zip(found.needs.row.tolist(), found.givers.tolist(), strict=True):
             needed[row].append(actions[giver])
         return dict(zip(actions, map(tuple, needed), strict=True))
+
+    def weight_versions(self, consistent: bool | None = None) -> WeightVersions:
+        """Which version of the weights each mini-batch of an asynchronous schedule sees on each stage.
+
+        Args:
+            consistent: whether a mini-batch sees one version on all stages, that of its entry (2BW); False takes
+                the newest of each stage (PipeDream). None: True where a mini-batch has several micro-batches.
+
+        Example:
+            >>> import pipelab as pp
+            >>> found = pp.schedule("pipedream", num_ranks=4, num_microbatches=8).weight_versions()
+            >>> found.staleness[:, -1], found.kept
+            (array([3, 2, 1, 0]), array([4, 3, 2, 1]))
+
+        Raises:
+            PipelabError: a schedule without an update after each mini-batch.
+        """
+        from pipelab.core.versions import WeightVersions  # it is about schedules, and imports this module
+
+        return WeightVersions.of(self, consistent)
 
     def swap(self, first: Action | str, second: Action | str) -> Schedule:
         """The schedule with two cells of one rank exchanged, checked anew.

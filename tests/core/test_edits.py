@@ -41,7 +41,9 @@ def test_moving_puts_a_cell_before_or_after_another(where, wanted):
 def test_an_order_that_cannot_run_is_refused_with_the_reason():
     with pytest.raises(PipelabError, match="rank 0 wants to run 0B0 but 0F0 never comes before it"):
         ONE.swap("0F0", "0B0")
-    with pytest.raises(PipelabError, match="rank 0 wants to run 0B0 but 1B0 never comes before it: 2 ranks wait"):
+    with pytest.raises(
+        PipelabError, match="rank 0 wants to run 0B0 but 1B0 never comes before it: 2 ranks wait"
+    ):
         schedule("gpipe", num_ranks=2, num_microbatches=2).move("0B0", before="0F1")
 
 

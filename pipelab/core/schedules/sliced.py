@@ -1,0 +1,55 @@
+"""Schedules of slices: a sequence is cut along its tokens, and the slices go through the pipeline one by one.
+
+Attention is causal, so a slice needs the keys and values of the slices before it, and the gradients of the
+slices after it. Slice q of micro-batch i has the number i*k + q.
+
+    p = 2, k = 2, one micro-batch    rank 0:  F0 F1 .  .  B1 B0
+                                     rank 1:  .  F0 F1 B1 B0
+
+One can simulate it; a `Pipeline` never runs slices as if they were micro-batches, which share nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelab.core.actions import as_index
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.schedules.warmup import alternate
+from pipelab.core.validation import check_size
+from pipelab.errors import PipelabError
+
+__all__ = ["FAMILY"]
+
+
+def _seq_1f1b(
+    num_ranks: int, num_microbatches: int, stages_per_rank: int, *, num_slices: int = 2
+) -> Schedule:
+    k = as_index("num_slices", num_slices)
+    if k < 1:
+        raise PipelabError(f"num_slices is {k}; it must be at least 1. With 1 slice it is 1f1b.")
+    total = num_microbatches * k
+    check_size("seq-1f1b", 2 * num_ranks * total)
+    number, shape = np.arange(total), (num_ranks, total)
+    stage = np.broadcast_to(np.arange(num_ranks)[:, None], shape)
+    forward = np.broadcast_to(number, shape)
+    backward = np.broadcast_to(number // k * k + (k - 1 - number % k), shape)
+    warmup = np.arange(num_ranks)[::-1] + k - 1
+    table = alternate(warmup, (stage, forward), (stage, backward))
+    return Schedule.from_table(table, Placement.linear(num_ranks), name="seq-1f1b", slices=k)
+
+
+FAMILY = (
+    ScheduleInfo(
+        name="seq-1f1b",
+        family="sliced",
+        paper="Seq1F1B, arXiv 2406.03488; TeraPipe, arXiv 2102.07988",
+        constraint="simulated only",
+        formulas="at k equal slices: idle (p-1)(F+B)/k per rank; peak (p-1-r+k)/k micro-batches",
+        description="1F1B over num_slices causal slices of each sequence; costs are those of one slice.",
+        builder=_seq_1f1b,
+        keywords=("num_slices",),
+    ),
+)
