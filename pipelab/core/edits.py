@@ -8,6 +8,8 @@ from pipelab.errors import PipelabError
 
 __all__ = ["move", "swap"]
 
+_EDITED = " (edited)"
+
 
 def swap(schedule: Schedule, first: Action | str, second: Action | str) -> Schedule:
     """Exchange two cells of one rank; see `Schedule.swap`."""
@@ -57,7 +59,7 @@ def _with_orders(schedule: Schedule, orders: list[list[Action]]) -> Schedule:
     return Schedule(
         orders,
         schedule.placement,
-        name=schedule.name,
+        name=schedule.name if schedule.name.endswith(_EDITED) else schedule.name[: 200 - len(_EDITED)] + _EDITED,
         minibatches=schedule.minibatches,
         slices=schedule.slices,
     )

@@ -276,8 +276,8 @@ class Schedule:
         Example:
             >>> import pipelab as pp
             >>> one = pp.schedule("gpipe", num_ranks=1, num_microbatches=2).swap("0F1", "0B0")
-            >>> " ".join(map(str, one.orders[0]))
-            '0F0 0B0 0F1 0B1'
+            >>> " ".join(map(str, one.orders[0])), one.name
+            ('0F0 0B0 0F1 0B1', 'gpipe (edited)')
 
         Raises:
             PipelabError: a cell that is not there or on another rank, or an order that cannot run.

@@ -19,8 +19,8 @@ def test_swapping_exchanges_two_cells_of_a_rank_and_leaves_the_rest():
     changed = ONE.swap("0F1", "0F2")
     assert line(ONE, 0) == "0F0 0F1 0B0 0F2 0B1 0B2"
     with_backwards = changed.swap("0F1", "0F2")
-    assert with_backwards == ONE and line(changed, 0) == "0F0 0F2 0B0 0F1 0B1 0B2"
-    assert changed.orders[1] == ONE.orders[1] and changed.name == "1f1b"
+    assert with_backwards.with_name("1f1b") == ONE and line(changed, 0) == "0F0 0F2 0B0 0F1 0B1 0B2"
+    assert changed.orders[1] == ONE.orders[1] and changed.name == with_backwards.name == "1f1b (edited)"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ FAMILY = (
         formulas="no bubble in steady state, (p-1)(F+B) once; peak p-r; p-r versions of the weights, staleness p-1-r",
         description="1F1B without a flush: every micro-batch is a mini-batch and updates the weights at once.",
         builder=_pipedream,
+        is_step=False,
     ),
     ScheduleInfo(
         name="pipedream-2bw",
@@ -83,5 +84,6 @@ FAMILY = (
         description="1F1B without a flush: num_minibatches mini-batches of m micro-batches on two weight versions.",
         builder=_two_buffered,
         keywords=("num_minibatches",),
+        is_step=False,
     ),
 )

@@ -25,6 +25,8 @@ class ScheduleInfo:
         builder: called with (num_ranks, num_microbatches, stages_per_rank, **options).
         stages_per_rank: the least and the most v; None for no bound.
         keywords: the options that the builder takes.
+        is_step: whether the table is one training step over whole micro-batches. Of several mini-batches or of
+            slices it is not, and a batch that is held fixed means something else there.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ScheduleInfo:
     builder: Callable[..., Schedule]
     stages_per_rank: tuple[int, int | None] = (1, 1)
     keywords: tuple[str, ...] = ()
+    is_step: bool = True
 
 
 class ScheduleTable(Mapping[str, ScheduleInfo]):

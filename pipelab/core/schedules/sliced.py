@@ -51,5 +51,6 @@ FAMILY = (
         description="1F1B over num_slices causal slices of each sequence; costs are those of one slice.",
         builder=_seq_1f1b,
         keywords=("num_slices",),
+        is_step=False,
     ),
 )
