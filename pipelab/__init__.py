@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipelab.core.trace import Trace as Trace
     from pipelab.errors import PipelabError as PipelabError
     from pipelab.planning.balance import balance as balance
+    from pipelab.planning.sweep import sweep as sweep
     from pipelab.plots.memory import plot_memory as plot_memory
     from pipelab.plots.stages import plot_stages as plot_stages
     from pipelab.plots.timeline import plot_timeline as plot_timeline
@@ -85,6 +86,7 @@ _HOMES = {
     "schedule": "pipelab.core.schedules",
     "simulate": "pipelab.core.simulation",
     "simulate_many": "pipelab.core.simulation",
+    "sweep": "pipelab.planning.sweep",
     "virtual": "pipelab.core.plan",
 }
 """The module of each public name."""

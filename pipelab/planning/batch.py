@@ -7,10 +7,11 @@ more than half the time. Whoever lets m grow at fixed costs per micro-batch lets
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pipelab.core.actions import as_index
-from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.costs import Costs, Links
 from pipelab.core.profile import Profile
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
@@ -94,17 +95,15 @@ def _mean(some: Costs, others: Costs, share: float) -> Costs:
     def between(a: Iterable[float], b: Iterable[float]) -> tuple[float, ...]:
         return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
 
-    held = None
-    if some.bytes is not None and others.bytes is not None:
-        held = StageBytes(
-            some.bytes.parameters,
-            between(some.bytes.activations, others.bytes.activations),
-            between(some.bytes.outputs, others.bytes.outputs),
+    held = some.bytes
+    if held is not None and others.bytes is not None:
+        held = replace(
+            held,
+            activations=between(held.activations, others.bytes.activations),
+            outputs=between(held.outputs, others.bytes.outputs),
         )
-    return Costs(
-        between(some.forward, others.forward),
-        between(some.input_grad, others.input_grad),
-        between(some.weight_grad, others.weight_grad),
-        bytes=held,
-        links=some.links,
-    )
+    seconds: dict[str, Any] = {
+        name: between(getattr(some, name), getattr(others, name))
+        for name in ("forward", "input_grad", "weight_grad")
+    }
+    return replace(some, **seconds, bytes=held, microbatch_size=None)

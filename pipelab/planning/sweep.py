@@ -1,0 +1,333 @@
+"""Many schedules at many sizes, in one call: which one, when?
+
+Only a comparison of like with like answers that. Every point of a sweep runs the same model on the same batch or,
+where costs are given per micro-batch, on micro-batches of one size; schedules that hold several stages a rank get
+the model cut into smaller pieces, not a larger model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from pipelab.core.actions import as_index
+from pipelab.core.costs import Costs, Links
+from pipelab.core.profile import Profile
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules import SCHEDULES, ScheduleInfo, schedule
+from pipelab.core.simulation import simulate
+from pipelab.core.split import Split
+from pipelab.core.sweep import Sweep, SweepPoint
+from pipelab.errors import PipelabError, one_of, reject_unknown
+from pipelab.planning.batch import Batch
+from pipelab.planning.finer import cut_evenly
+
+__all__ = ["sweep"]
+
+Builder = Callable[..., Schedule]
+"""Called as `pp.schedule` less the name: builder(num_ranks=, num_microbatches=[, stages_per_rank=])."""
+
+CostRule = Callable[..., Costs]
+"""Called as rule(num_stages=, num_microbatches=)."""
+
+
+def sweep(
+    *,
+    schedules: str | Iterable[str] | Mapping[str, str | Builder | ScheduleInfo],
+    num_microbatches: int | Iterable[int],
+    num_ranks: int | Iterable[int],
+    stages_per_rank: int | Iterable[int] | None = None,
+    costs: Costs | CostRule | None = None,
+    profile: Profile | None = None,
+    split: Split | None = None,
+    batch_size: int | None = None,
+    links: Links | Iterable[Links] | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+    **options: Any,
+) -> Sweep:
+    """Simulate every schedule at every size.
+
+    A size that a schedule refuses is a row of the table that says why. What a point costs comes from one of
+
+    - nothing: F = I = W = 1 second for the stages of a rank together;
+    - `costs`: of one micro-batch. A schedule with k times as many stages gets each of them cut evenly into k;
+    - `profile`: of a whole batch that stays the same, so that more micro-batches are smaller ones.
+
+    Args:
+        schedules: names, or a mapping from labels to names or to functions that are called as
+            `pp.schedule` is, without the name. `pp.SCHEDULES` itself is all of them.
+        num_microbatches: m, one or several.
+        num_ranks: p, one or several.
+        stages_per_rank: v, one or several; None lets every schedule take its own: the least that it can, and 2
+            where it takes any number.
+        costs: for one number of stages; or a function, called with `num_stages=` and `num_microbatches=`.
+        profile: costs of the layers; with it `costs` is left out.
+        split: with a profile: the cut points; None balances the stages anew for every size.
+        batch_size: with a profile: samples of the whole batch; None takes `profile.batch_size`.
+        links: between the ranks, one or several; None takes those of `costs`, or links that take no time.
+        progress: whether to show a bar where it takes over a second; or a function, called with how many points are
+            done and how many there are. An interrupt ends the sweep between two points or within one.
+        **options: passed to those schedules that take them, such as a memory cap. Options named `costs` are those
+            of the point.
+
+    Returns:
+        A table: `print` it, `.to_frame()`, `.best()`, `plot_sweep`.
+
+    Example:
+        >>> found = sweep(schedules=["gpipe", "1f1b"], num_ranks=4, num_microbatches=[4, 8])
+        >>> found.columns()["makespan [s]"]
+        array([21., 33., 21., 33.])
+        >>> found.best(peak_activations=4).schedule
+        '1f1b'
+
+    Raises:
+        PipelabError: an unknown schedule, a size that is no size, or nothing but refusals.
+        TypeError: an option that none of the schedules takes, or costs of two kinds.
+    """
+    builders = _builders(schedules, options)
+    rule = _cost_rule(costs, profile, split, batch_size)
+    ranks, microbatches = _whole("num_ranks", num_ranks), _whole("num_microbatches", num_microbatches)
+    per_rank: Sequence[int | None] = (
+        [None] if stages_per_rank is None else _whole("stages_per_rank", stages_per_rank)
+    )
+    some_links = _some_links(links)
+    cases = list(product(builders.items(), ranks, per_rank, some_links, microbatches))
+    if not cases:
+        raise PipelabError("This sweep has no points: each of its lists needs at least one entry.")
+    points = []
+    with _bar(len(cases), progress) as advance:
+        for (label, build), p, v, link, m in cases:
+            points.append(_point(label, build, rule, p, v, m, link))
+            advance(len(points))
+    if all(point.report is None for point in points):
+        raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
+    return Sweep(tuple(points), f"{rule.text}; {_links_text(some_links, costs)}")
+
+
+# --- what is built ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Builds a schedule of `SCHEDULES`; its options are those of the sweep that it takes."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
+
+    def stages_per_rank(self, wish: int | None) -> int:
+        least, most = SCHEDULES[self.name].stages_per_rank
+        if wish is not None:
+            return wish
+        return max(least, 2) if most is None else least
+
+    def __call__(
+        self, *, costs_of: Callable[[int], Costs], stages_per_rank: int | None, **sizes: int
+    ) -> Schedule:
+        v = self.stages_per_rank(stages_per_rank)
+        options = dict(self.options)
+        if "costs" in SCHEDULES[self.name].keywords:
+            options["costs"] = costs_of(sizes["num_ranks"] * v)
+        return schedule(self.name, stages_per_rank=v, **sizes, **options)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Builds a schedule with a function of the user's."""
+
+    label: str
+    function: Builder
+
+    def stages_per_rank(self, wish: int | None) -> int | None:
+        return wish
+
+    def __call__(self, *, costs_of: object, stages_per_rank: int | None, **sizes: int) -> Schedule:
+        if stages_per_rank is not None:
+            sizes["stages_per_rank"] = stages_per_rank
+        built = self.function(**sizes)
+        if not isinstance(built, Schedule):
+            raise TypeError(f"{self.label} must return a Schedule, not {type(built).__name__}.")
+        return built
+
+
+def _builders(schedules: object, options: Mapping[str, Any]) -> dict[str, _Named | _Given]:
+    if isinstance(schedules, str):
+        schedules = [schedules]
+    if not isinstance(schedules, Iterable):
+        raise TypeError(
+            f"schedules must be names or a mapping from labels to functions, not {type(schedules).__name__}."
+        )
+    pairs = schedules.items() if isinstance(schedules, Mapping) else [(name, name) for name in schedules]
+    found: dict[str, _Named | _Given] = {}
+    for label, wanted in pairs:
+        if isinstance(wanted, ScheduleInfo):
+            wanted = wanted.name
+        if isinstance(wanted, str):
+            one_of("schedule", wanted, SCHEDULES)
+            taken = tuple((n, x) for n, x in options.items() if n in SCHEDULES[wanted].keywords)
+            found[label] = _Named(wanted, taken)
+        elif callable(wanted):
+            found[label] = _Given(label, wanted)
+        else:
+            raise TypeError(
+                f"schedules holds {type(wanted).__name__}; it takes names, or a mapping from a label to a function of "
+                f"num_ranks and num_microbatches."
+            )
+    takers = {n for b in found.values() if isinstance(b, _Named) for n in SCHEDULES[b.name].keywords}
+    reject_unknown("sweep", (name for name in options if name not in takers), sorted(takers))
+    return found
+
+
+# --- what it costs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Where the costs of a point come from."""
+
+    text: str
+    costs: Callable[[int, int, int], Costs]
+    """Called with p, the model stages and m."""
+
+
+def _cost_rule(costs: object, profile: Profile | None, split: Split | None, batch_size: int | None) -> _Rule:
+    if profile is not None:
+        if costs is not None:
+            raise TypeError("sweep() takes costs or a profile, not both.")
+        if not isinstance(profile, Profile):
+            raise TypeError(
+                f"profile must be a Profile, not {type(profile).__name__}. Call pp.profile first."
+            )
+        size = profile.batch_size if batch_size is None else batch_size
+        cuts = "stages balanced anew for each size" if split is None else "the split given"
+        text = f"a batch of {size} samples on {profile.device}, shared by the micro-batches, {cuts}"
+        return _Rule(text, lambda p, stages, m: _of_batch(profile, split, Batch(size, m), stages))
+    if split is not None or batch_size is not None:
+        raise TypeError(
+            "sweep() takes split and batch_size with a profile only: profile=pp.profile(model, x)."
+        )
+    if costs is None:
+        text = "F = I = W = 1 s for the stages of a rank together"
+        return _Rule(text, lambda p, stages, m: Costs.uniform(stages, *[p / stages] * 3))
+    if isinstance(costs, Costs):
+        text = f"costs given for {costs.num_stages} stages, cut evenly where there are more"
+        return _Rule(text, lambda p, stages, m: _cut(costs, stages))
+    if not callable(costs):
+        raise TypeError(f"costs must be Costs or a function that makes them, not {type(costs).__name__}.")
+    made: CostRule = costs
+    return _Rule("costs by a function", lambda p, stages, m: made(num_stages=stages, num_microbatches=m))
+
+
+def _cut(costs: Costs, stages: int) -> Costs:
+    if stages % costs.num_stages:
+        raise PipelabError(
+            f"The schedule has {stages} model stages, which the {costs.num_stages} stages of the costs cannot be cut "
+            f"into evenly. Give costs for a divisor of {stages}, or a function of num_stages."
+        )
+    return cut_evenly(costs, stages // costs.num_stages)
+
+
+def _of_batch(profile: Profile, split: Split | None, batch: Batch, stages: int) -> Costs:
+    if split is not None and split.num_stages != stages:
+        raise PipelabError(f"The split has {split.num_stages} stages and the schedule {stages}.")
+    return batch.costs(profile, batch.balance(profile, stages) if split is None else split)
+
+
+def _some_links(links: Links | Iterable[Links] | None) -> Sequence[Links | None]:
+    if links is None or isinstance(links, Links):
+        return [links]
+    some = list(links)
+    for link in some:
+        if not isinstance(link, Links):
+            raise TypeError(f"links must be Links, one or several, not {type(link).__name__}.")
+    return some
+
+
+def _links_text(links: Sequence[Links | None], costs: object) -> str:
+    if len(links) > 1:
+        return "links as in the rows"
+    if links[0] is not None:
+        found = links[0]
+    elif isinstance(costs, Costs):
+        found = costs.links
+    else:
+        return "links as the function has them" if callable(costs) else "free links"
+    return "free links" if found == Links() else repr(found)
+
+
+# --- one point ----------------------------------------------------------------------------------------------
+
+
+def _point(
+    label: str, build: _Named | _Given, rule: _Rule, p: int, v: int | None, m: int, links: Links | None
+) -> SweepPoint:
+    def costs_of(stages: int, slices: int = 1) -> Costs:
+        found = rule.costs(p, stages, m)
+        found = found if links is None else replace(found, links=links)
+        return cut_evenly(found, 1, slices)
+
+    sized = partial(build, costs_of=costs_of, stages_per_rank=v, num_ranks=p, num_microbatches=m)
+    try:
+        built = sized()
+        costs = costs_of(built.num_model_stages, built.slices)
+        report = simulate(built, costs).with_label(label).report()
+    except PipelabError as refusal:
+        latency = _latency(links or Links())
+        return SweepPoint(label, p, m, build.stages_per_rank(v), latency, None, refusal=_first_line(refusal))
+    share = p / (built.num_model_stages * built.slices)
+    return SweepPoint(
+        schedule=label,
+        num_ranks=p,
+        num_microbatches=m,
+        stages_per_rank=build.stages_per_rank(v) or built.stages_per_rank,
+        latency=_latency(costs.links),
+        report=report,
+        peak_activations=max(report.peak_in_flight) * share,
+        costs=costs,
+        build=sized,
+    )
+
+
+def _latency(links: Links) -> float | None:
+    return links.latency if isinstance(links.latency, float) else None
+
+
+def _first_line(error: PipelabError) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _whole(name: str, value: int | Iterable[int]) -> list[int]:
+    numbers = list(value) if isinstance(value, Iterable) else [value]
+    found = list(dict.fromkeys(as_index(name, number) for number in numbers))
+    if not found:
+        raise PipelabError(f"{name} is empty; give at least one number.")
+    if min(found) < 1:
+        raise PipelabError(f"{name} holds {min(found)}; it must be at least 1.")
+    return found
+
+
+def _bar(
+    total: int, progress: bool | Callable[[int, int], None]
+) -> AbstractContextManager[Callable[[int], Any]]:
+    if callable(progress):
+        report = progress
+        return nullcontext(lambda done: report(done, total))
+    return _TqdmBar(total) if progress else nullcontext(lambda done: None)
+
+
+class _TqdmBar:
+    """A bar for what takes over a second; it is gone when the sweep ends, in whatever way."""
+
+    def __init__(self, total: int) -> None:
+        from tqdm.auto import tqdm  # planning loads no front end before one is wanted
+
+        self._bar = tqdm(total=total, desc="sweep", unit="point", delay=1, leave=False)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return lambda done: self._bar.update()
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
