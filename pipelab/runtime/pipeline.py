@@ -27,7 +27,8 @@ from pipelab.runtime.inputs import Args, Batch, LossWeight, batch_size
 from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
 from pipelab.runtime.parameters import spread
 from pipelab.runtime.rank_device import rank_devices
-from pipelab.runtime.requirements import Fingerprint, check_model, check_schedule
+from pipelab.runtime.requirements import Fingerprint, check_model
+from pipelab.runtime.runnable import check_schedule
 from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
 from pipelab.runtime.step_guard import StepGuard
 from pipelab.runtime.threads import ThreadPool

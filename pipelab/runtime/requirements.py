@@ -1,4 +1,4 @@
-"""What a model and a schedule must bring before a pipeline runs; checked before anything is moved or run."""
+"""What a model must bring before a pipeline runs; checked before anything is moved or run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import difflib
 
 from torch import nn
 
-from pipelab.core.actions import Kind
-from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 
@@ -52,32 +50,6 @@ def check_model(model: nn.Module, split: Split) -> None:
                 f"{name!r} is on the meta device and has no values. Load the weights first, for instance with "
                 f"model.to_empty(device='cpu') and model.load_state_dict(...)."
             )
-
-
-def check_schedule(schedule: Schedule) -> None:
-    """Refuses what the local engine does not run.
-
-    Raises:
-        PipelabError: names the first action or property that is in the way.
-    """
-    placement = schedule.placement
-    if placement.chains > 1 or placement.tied:
-        raise PipelabError(
-            f"The schedule {schedule.name!r} runs {placement.chains} chains of stages; the local engine runs one. "
-            f"It can be simulated: pp.simulate(schedule, costs)."
-        )
-    if placement.edges is not None:
-        raise PipelabError(
-            f"The schedule {schedule.name!r} has a stage graph of its own; the local engine runs a chain of stages. "
-            f"It can be simulated: pp.simulate(schedule, costs)."
-        )
-    for order in schedule.orders:
-        for action in order:
-            if action.kind not in (Kind.F, Kind.B):
-                raise PipelabError(
-                    f"The local engine runs forwards (F) and whole backwards (B); the schedule {schedule.name!r} holds "
-                    f"{action}. It can be simulated: pp.simulate(schedule, costs)."
-                )
 
 
 class Fingerprint:

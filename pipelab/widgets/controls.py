@@ -9,10 +9,9 @@ from typing import Any
 
 import ipywidgets as W
 
-from pipelab.core.schedules import SCHEDULES
 from pipelab.widgets.exhibit import VIEWS
 from pipelab.widgets.markup import layer_name
-from pipelab.widgets.setting import Setting, bounds_of_stages_per_rank
+from pipelab.widgets.setting import OFFERED, Setting, bounds_of_stages_per_rank
 
 MOST_CUT_SLIDERS = 31
 MOST_ON_A_SLIDER = 512  # micro-batches; more from code move the slider's end
@@ -132,7 +131,7 @@ class Controls:
 
 def _menu(setting: Setting) -> list[str]:
     """All names there are, and that of a table given by hand."""
-    return [*SCHEDULES, *([setting.schedule.name] if setting.is_custom else [])]
+    return [*OFFERED, *([setting.schedule.name] if setting.is_custom else [])]
 
 
 def _slider(description: str, tooltip: str, width: int) -> W.IntSlider:

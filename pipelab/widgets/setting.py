@@ -24,6 +24,10 @@ from pipelab.core.split import Split
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError, reject_unknown
 from pipelab.planning.batch import Batch
+from pipelab.runtime.runnable import check_schedule
+
+OFFERED = tuple(name for name, info in SCHEDULES.items() if info.is_step)
+"""The schedules that the Lab offers: one training step over whole micro-batches, so that a batch can be held fixed."""
 
 CHOICES = ("schedule", "num_ranks", "num_microbatches", "stages_per_rank", "split")
 
@@ -74,7 +78,7 @@ class Setting:
         if num_ranks is None and not isinstance(devices, str):
             num_ranks = devices.count if isinstance(devices, VirtualDevices) else len(devices)
         least = _least_stages_per_rank(schedule) if isinstance(schedule, str) else 1
-        first = build(next(iter(SCHEDULES)), 1, 1, 1)
+        first = build(OFFERED[0], 1, 1, 1)
         blank = cls(profile, batch_size, first, 1, Split([]), devices, links)
         wishes = {
             "num_ranks": num_ranks,
@@ -93,15 +97,27 @@ class Setting:
     def _shortest(self, wishes: dict[str, Any]) -> Setting:
         """These sizes with the schedule that predicts the shortest training step; of equal ones, the least in flight.
 
-        Schedules of several stages a rank are candidates only where that is asked for: they need more cuts.
+        Candidates are what a Pipeline runs at these sizes. Schedules of several stages a rank are among them only
+        where that is asked for: they need more cuts.
         """
         per_rank = wishes.get("stages_per_rank", 1)
-        candidates = []
-        for name in SCHEDULES:
+        training, refusal = [], None
+        for name in OFFERED:
             least, most = bounds_of_stages_per_rank(name)
-            if least <= per_rank <= (most or per_rank):
-                candidates.append(self.changed(schedule=name, **{**wishes, "stages_per_rank": per_rank}))
-        training = [setting for setting in candidates if setting.schedule.has_backward]
+            if not least <= per_rank <= (most or per_rank):
+                continue
+            try:
+                candidate = self.changed(schedule=name, **{**wishes, "stages_per_rank": per_rank})
+                check_schedule(candidate.schedule)
+            except PipelabError as error:
+                refusal = refusal or error
+                continue
+            if candidate.schedule.has_backward:
+                training.append(candidate)
+        if not training:
+            raise refusal or PipelabError(
+                f"No schedule takes stages_per_rank={per_rank}. Give one with schedule=."
+            )
         shortest = min(setting.predicted.makespan for setting in training)
         return min(
             training,
@@ -123,6 +139,11 @@ class Setting:
         reject_unknown("Lab.choose", [wish for wish in wishes if wish not in CHOICES], CHOICES)
         order, stages_per_rank = self._schedule_for(wishes)
         Batch(self.batch_size, order.num_microbatches)  # refused here where there are fewer samples
+        if order.minibatches > 1 or order.slices > 1:
+            raise PipelabError(
+                f"{order.name} has {order.minibatches} mini-batches and {order.slices} slices a micro-batch; the Lab shows "
+                f"one training step over whole micro-batches. Use pp.simulate(schedule, costs)."
+            )
         self._check_stages(order)
         asked = replace(self, schedule=order, stages_per_rank=stages_per_rank)
         if "split" in wishes:
@@ -154,7 +175,7 @@ class Setting:
     @property
     def is_custom(self) -> bool:
         """Whether the schedule is a table of its own, which no size can be changed of."""
-        return self.schedule.name not in SCHEDULES
+        return self.schedule.name not in OFFERED
 
     @property
     def microbatch_size(self) -> float:
@@ -210,7 +231,7 @@ class Setting:
             if wrong:
                 raise PipelabError(
                     f"{given.name} is a finished table: its {wrong[0]} is {getattr(given, wrong[0])} and cannot become "
-                    f"{wishes[wrong[0]]}. Choose a schedule by name, one of {', '.join(SCHEDULES)}."
+                    f"{wishes[wrong[0]]}. Choose a schedule by name, one of {', '.join(OFFERED)}."
                 )
             return given, given.stages_per_rank
         if not isinstance(wish, str):

@@ -8,7 +8,7 @@ import pytest
 import pipelab as pp
 from pipelab.core.schedules import SCHEDULES
 from pipelab.widgets.controls import MOST_CUT_SLIDERS, Controls
-from pipelab.widgets.setting import Setting
+from pipelab.widgets.setting import OFFERED, Setting
 from tests.widgets.profiles import HOSTILE, profile_of
 
 
@@ -90,19 +90,20 @@ def test_only_needed_sliders_are_seen(desk):
 
 
 def test_stages_per_rank_is_seen_where_the_schedule_takes_it(desk):
-    for name, info in SCHEDULES.items():
+    for name in OFFERED:
+        info = SCHEDULES[name]
         desk.show(desk.setting.changed(schedule=name))
         hidden = desk.controls.stages_per_rank.layout.display == "none"
         assert hidden == (info.stages_per_rank[0] == info.stages_per_rank[1])
 
 
 def test_the_menu_is_the_table_of_schedules_and_a_table_by_hand_is_added(desk):
-    assert list(desk.controls.schedule.options) == list(SCHEDULES)
+    assert list(desk.controls.schedule.options) == list(OFFERED)
     mine = pp.Schedule([["0F0", "0B0"]], name="mine")
     desk.show(desk.setting.changed(schedule=mine))
     assert desk.controls.schedule.options[-1] == desk.controls.schedule.value == "mine"
     desk.show(desk.setting.changed(schedule="gpipe"))
-    assert list(desk.controls.schedule.options) == list(SCHEDULES)
+    assert list(desk.controls.schedule.options) == list(OFFERED)
 
 
 def test_a_thousand_layers_and_ranks_have_sliders_for_the_first_borders():

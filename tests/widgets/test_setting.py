@@ -6,8 +6,17 @@ import pytest
 import pipelab as pp
 from pipelab.core.profile import Affine, Profile
 from pipelab.core.schedules import SCHEDULES
-from pipelab.widgets.setting import Setting
+from pipelab.runtime.runnable import check_schedule
+from pipelab.widgets.setting import OFFERED, Setting
 from tests.widgets.profiles import profile_of
+
+
+def runs(schedule: pp.Schedule) -> bool:
+    try:
+        check_schedule(schedule)
+    except pp.PipelabError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -24,8 +33,9 @@ def test_the_start_suits_the_profile(profile):
 
 def test_the_first_schedule_is_the_one_that_predicts_the_shortest_step_and_holds_least(profile):
     first = Setting.start(profile, batch_size=48, num_ranks=4, num_microbatches=8)
-    others = [first.changed(schedule=name, stages_per_rank=1) for name in SCHEDULES]
-    training = [other for other in others if other.schedule.has_backward]
+    names = [name for name in OFFERED if SCHEDULES[name].stages_per_rank[0] == 1]
+    others = [first.changed(schedule=name, stages_per_rank=1) for name in names]
+    training = [other for other in others if other.schedule.has_backward and runs(other.schedule)]
     assert first.predicted.makespan <= min(t.predicted.makespan for t in training) * 1.001
     rivals = [t for t in training if t.predicted.makespan <= first.predicted.makespan * 1.0001]
     assert max(first.schedule.peak_in_flight) == min(max(t.schedule.peak_in_flight) for t in rivals)
@@ -36,7 +46,7 @@ def test_a_small_model_and_a_batch_of_one_are_possible():
     assert (first.num_ranks, first.num_microbatches) == (2, 1)
 
 
-@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("name", OFFERED)
 def test_every_schedule_of_the_menu_can_be_chosen_and_left(setting, name):
     chosen = setting.changed(schedule=name)
     assert chosen.schedule.name == name
@@ -173,3 +183,24 @@ def test_cuts_may_name_a_module_that_contains_layers():
     setting = Setting.start(profile, num_ranks=2, split=["blocks.1"])
     assert setting.cut_positions == (3,)
     assert setting.moved_cut(0, 2).split == pp.Split(["blocks.0.b"])
+
+
+def test_the_lab_offers_schedules_that_are_one_training_step(profile):
+    assert {"gpipe", "1f1b"} <= set(OFFERED) <= set(SCHEDULES)
+    assert not {"pipedream", "pipedream-2bw", "seq-1f1b"} & set(OFFERED)
+
+
+def test_a_table_of_several_mini_batches_or_slices_is_refused(profile):
+    sliced = pp.Schedule([["0F0", "0F1", "0B1", "0B0"]], slices=2, name="mine")
+    with pytest.raises(pp.PipelabError, match=r"2 slices a micro-batch; the Lab shows one training step"):
+        Setting.start(profile, schedule=sliced)
+
+
+def test_the_first_schedule_is_one_that_a_pipeline_runs(profile):
+    for per_rank in (1, 2):
+        check_schedule(Setting.start(profile, num_ranks=3, stages_per_rank=per_rank).schedule)
+
+
+def test_where_no_schedule_fits_the_reason_is_given(profile):
+    with pytest.raises(pp.PipelabError, match="layers to cut between"):
+        Setting.start(profile, num_ranks=10_000)

@@ -1,0 +1,48 @@
+"""Which schedules the local engine runs. Without torch, so that a menu can ask before torch is loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelab.core.actions import CODES, Kind
+from pipelab.core.schedule import Schedule
+from pipelab.errors import PipelabError
+
+__all__ = ["check_schedule"]
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Refuses what the local engine does not run.
+
+    Raises:
+        PipelabError: names the first action or property that is in the way.
+    """
+    placement = schedule.placement
+    if schedule.slices > 1:
+        raise PipelabError(
+            f"The schedule {schedule.name!r} cuts each micro-batch into {schedule.slices} causal slices, which share "
+            f"keys and values; a model that was written for whole sequences cannot run them one by one. It can be "
+            f"simulated: pp.simulate(schedule, costs)."
+        )
+    if schedule.minibatches > 1:
+        raise PipelabError(
+            f"The schedule {schedule.name!r} is asynchronous: it updates the weights {schedule.minibatches} times "
+            f"while micro-batches are in flight; a step of the local engine has one update, by your optimizer, at its "
+            f"end. It can be simulated: pp.simulate(schedule, costs)."
+        )
+    if placement.chains > 1 or placement.tied:
+        raise PipelabError(
+            f"The schedule {schedule.name!r} runs {placement.chains} chains of stages; the local engine runs one. "
+            f"It can be simulated: pp.simulate(schedule, costs)."
+        )
+    if placement.edges is not None:
+        raise PipelabError(
+            f"The schedule {schedule.name!r} has a stage graph of its own; the local engine runs a chain of stages. "
+            f"It can be simulated: pp.simulate(schedule, costs)."
+        )
+    other = np.flatnonzero(~np.isin(schedule.table.cell_kinds, [CODES[kind] for kind in (Kind.F, Kind.B)]))
+    if len(other):
+        raise PipelabError(
+            f"The local engine runs forwards (F) and whole backwards (B); the schedule {schedule.name!r} holds "
+            f"{schedule.table.action(int(other[0]))}. It can be simulated: pp.simulate(schedule, costs)."
+        )
