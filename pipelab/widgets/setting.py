@@ -141,8 +141,8 @@ class Setting:
         Batch(self.batch_size, order.num_microbatches)  # refused here where there are fewer samples
         if order.minibatches > 1 or order.slices > 1:
             raise PipelabError(
-                f"{order.name} has {order.minibatches} mini-batches and {order.slices} slices a micro-batch; the Lab shows "
-                f"one training step over whole micro-batches. Use pp.simulate(schedule, costs)."
+                f"{order.name} has {order.minibatches} mini-batches and {order.slices} slices a micro-batch; the Lab "
+                f"shows one training step over whole micro-batches. Use pp.simulate(schedule, costs)."
             )
         self._check_stages(order)
         asked = replace(self, schedule=order, stages_per_rank=stages_per_rank)
