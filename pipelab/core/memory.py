@@ -1,6 +1,7 @@
 """What each rank holds over time: bytes where they are known, micro-batches in flight where they are not.
 
-    weights        of the stages on the rank, all the time
+    weights        of the stages on the rank, all the time; in an asynchronous schedule as many versions as a stage
+                   ever keeps (`Schedule.weight_versions`)
     gradients      as large as the weights, all the time, where there is a backward
     optimizer      the optimizer's state, all the time, where there is a backward and it is known
     activations    of a micro-batch, from the start of its forward to the end of its backward
@@ -168,8 +169,9 @@ def _resident(schedule: Schedule, bytes: StageBytes) -> FloatArray:
     held = np.zeros((schedule.num_ranks, len(PARTS)))
     model_stage = schedule.placement.model_stages
     here = {(rank, model_stage[s]) for s, rank in enumerate(schedule.placement.ranks)}
+    versions = schedule.weight_versions().kept.tolist() if schedule.minibatches > 1 else None
     for rank, stage in sorted(here):  # a replica and its original on one rank share their weights
-        held[rank, _WEIGHTS] += bytes.parameters[stage]
+        held[rank, _WEIGHTS] += bytes.parameters[stage] * (1 if versions is None else versions[stage])
         if schedule.has_backward:
             held[rank, _GRADIENTS] += bytes.parameters[stage]
             held[rank, _OPTIMIZER] += 0.0 if bytes.optimizer is None else bytes.optimizer[stage]

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pipelab.core.actions import Kind
+from pipelab.core.costs import StageBytes
+from pipelab.core.memory import peaks
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.versions import WeightVersions
@@ -104,3 +106,11 @@ def test_versions_are_a_value_that_prints():
     frame = found.to_frame()
     assert list(frame.columns) == ["stage", "mini-batch", "version", "staleness"] and len(frame) == 40
     assert isinstance(found, WeightVersions)
+
+
+def test_a_rank_holds_as_many_versions_of_its_weights_as_it_keeps():
+    bytes_held = StageBytes(parameters=(10.0,) * 4, activations=(1.0,) * 4, outputs=(0.0,) * 4)
+    for one, kept in ((pipedream(4, 8), (4, 3, 2, 1)), (two_buffered(4, 4, 3), (2, 2, 2, 2))):
+        in_flight = (4, 3, 2, 1)
+        wanted = [10 * versions + 10 + n for versions, n in zip(kept, in_flight, strict=True)]
+        assert peaks(one, bytes_held).tolist() == wanted
