@@ -13,7 +13,14 @@ OTHER = "#999999"  # optimizer updates and whatever runs on a lane of its own: c
 IDLE = "#FFFFFF"
 HATCH = "#D4D4D4"  # the strokes over idle time
 MEMORY = "#009E73"
+BUSY = "#7D93A6"  # work of any kind, where kinds are not told apart
 INK = "#222222"
+
+# Lines of many schedules: the colours of Okabe and Ito less yellow, which white paper swallows. There are more
+# schedules than colours, so markers and strokes tell them apart too, and each line is named where it ends.
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+STROKES = ("-", "--", ":")
 
 PAINTS = (FORWARD, BACKWARD, WEIGHT, OTHER)
 INKS = ("#000000", "#FFFFFF", "#000000", "#000000")  # the number in a box of each paint

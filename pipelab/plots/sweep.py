@@ -1,0 +1,336 @@
+"""Pictures of a sweep: a quantity against a size, one line a schedule, or one bar a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from pipelab.core.sweep import QUANTITIES, SIZES, Sweep
+from pipelab.errors import PipelabError, one_of
+from pipelab.plots.artists import SMALL_POINTS, set_headline
+from pipelab.plots.figure import TITLE_LINE, WIDTH, give_words, left_inches, row_inches
+from pipelab.plots.palette import BUSY, HATCH, IDLE, INK, LINES, MARKERS, MEMORY, STROKES
+from pipelab.plots.series import Series, named_points, series_of, size_text
+from pipelab.plots.wording import counted, literal, time_unit
+
+_BY_SCHEDULE = "schedule"
+_MOST_BARS = 60
+_LABEL_POINTS = 11.5  # from one label of a line to the next
+_BOTTOM, _LEFT, _ABOVE = 0.55, 0.75, 0.12  # inches
+
+
+def plot_sweep(
+    sweep: Sweep, *, y: str = "bubble_fraction", x: str = "num_microbatches", ax: Axes | None = None
+) -> Axes:
+    """Draw one number of a sweep: against a size, one line a schedule, or by schedule, one bar a point.
+
+    Schedules that do not differ in any point share a line and its label, so that none hides another. Sizes that a
+    schedule refused are gaps, and the title names them.
+
+    Args:
+        sweep: what `sweep` returned, or a part of it (`sweep.where(...)`).
+        y: what is drawn: `makespan`, `bubble_fraction`, `bubble_ratio`, `span_bubble`, `peak_activations`,
+            `peak_in_flight` or `peak_bytes`.
+        x: what it is drawn against: `num_microbatches`, `num_ranks`, `stages_per_rank`, `latency`; or `schedule` for
+            bars, the least on top.
+        ax: where to draw; a new figure when left out.
+
+    Returns:
+        The axes. Times are in seconds whatever unit the labels use.
+
+    Example:
+        >>> import pipelab as pp
+        >>> found = pp.sweep(schedules=["gpipe", "1f1b"], num_ranks=4, num_microbatches=[4, 8, 16])
+        >>> print(pp.plot_sweep(found).get_title().splitlines()[0])
+        bubble_fraction, p = 4; least at m = 16: gpipe, 1f1b, 15.8 %
+
+    Raises:
+        PipelabError: a quantity or size that is not there, or more bars than can be read.
+        TypeError: something else than a sweep.
+    """
+    if not isinstance(sweep, Sweep):
+        raise TypeError(f"plot_sweep draws what sweep() returns, not {type(sweep).__name__}.")
+    one_of("y", y, QUANTITIES)
+    one_of("x", x, (*SIZES, _BY_SCHEDULE))
+    if all(np.isnan(point.value(y)) for point in sweep):
+        raise PipelabError(
+            f"No point of this sweep has a {y}. For bytes give costs with bytes, or a profile."
+        )
+    return _plot_bars(sweep, y, ax) if x == _BY_SCHEDULE else _plot_lines(sweep, x, y, ax)
+
+
+def describe_sweep(sweep: Sweep, *, y: str = "bubble_fraction", x: str = "num_microbatches") -> str:
+    """The picture of `plot_sweep` in sentences."""
+    text = QUANTITIES[y].text
+    if x == _BY_SCHEDULE:
+        points = sorted(named_points(sweep, y), key=lambda pair: pair[1].value(y))[:24]
+        parts = [f"{name}: {text(point.value(y))}." for name, point in points]
+        return " ".join([f"Bars of {y} by schedule, {_fixed(sweep, x)}. {_terms(sweep, y)}.", *parts])
+    lines = series_of(sweep, x, y)
+    parts = [f"{line.label(9)}: {_walk(line, x, y)}." for line in lines[:24]]
+    return " ".join(
+        [f"{y} against {x}, {counted(len(lines), 'line')}, {_fixed(sweep, x)}. {_terms(sweep, y)}.", *parts]
+    )
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def _plot_lines(sweep: Sweep, x: str, y: str, ax: Axes | None) -> Axes:
+    lines = series_of(sweep, x, y)
+    title = _line_title(sweep, lines, x, y)
+    is_ours = ax is None
+    if ax is None:
+        ax = _line_axes(lines, title)
+        give_words(ax, describe_sweep(sweep, x=x, y=y))
+    for line in lines:
+        ax.plot(
+            line.x,
+            line.y,
+            color=LINES[line.number % len(LINES)],
+            marker=MARKERS[line.number % len(MARKERS)],
+            linestyle=STROKES[line.number // len(LINES) % len(STROKES)],
+            markersize=5,
+            linewidth=1.6,
+            label=line.label(),
+        )
+    _size_axis(ax, x, np.unique(np.concatenate([line.x for line in lines])))
+    _quantity_axis(ax, y, max(float(line.y.max()) for line in lines))
+    set_headline(ax, title)
+    if is_ours:
+        _name_lines(ax, lines)
+    else:
+        ax.legend(frameon=False, fontsize=SMALL_POINTS)
+    return ax
+
+
+def _line_axes(lines: Sequence[Series], title: str) -> Axes:
+    import matplotlib.pyplot as plt
+
+    above = _ABOVE + TITLE_LINE * (title.count("\n") + 1)
+    height = max(2.9, len(lines) * _LABEL_POINTS / 72)
+    right = 0.5 + 0.072 * max(len(line.label()) for line in lines)
+    total = _BOTTOM + height + above
+    figure = plt.figure(figsize=(WIDTH, total))
+    wide = max(0.35, 1 - (_LEFT + right) / WIDTH)
+    return figure.add_axes((_LEFT / WIDTH, _BOTTOM / total, wide, height / total))
+
+
+def _name_lines(ax: Axes, lines: Sequence[Series]) -> None:
+    """The name of each line at its right end, moved apart where lines end close together."""
+    height = ax.bbox.height / ax.figure.dpi * 72  # type: ignore[union-attr]
+    low, high = ax.get_ylim()
+    ends = np.array([(line.y[-1] - low) / (high - low) * height for line in lines])
+    places = _apart(ends, _LABEL_POINTS, height)
+    for line, place in zip(lines, places, strict=True):
+        ax.annotate(
+            line.label(),
+            (line.x[-1], line.y[-1]),
+            xytext=(1.035, place / height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=SMALL_POINTS,
+            color=INK,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": LINES[line.number % len(LINES)],
+                "linewidth": 0.8,
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
+        )
+
+
+def _apart(wishes: np.ndarray, gap: float, height: float) -> np.ndarray:
+    """Places as near to the wishes as can be, in their order and at least a gap apart, within the height.
+
+    Neighbours that are too close are merged into blocks, each centred on the mean of its wishes.
+    """
+    blocks: list[tuple[float, list[int]]] = []  # the lowest place of a block, and who stands in it
+    for index in np.argsort(wishes, kind="stable").tolist():
+        members = [index]
+        while True:
+            centre = float(np.mean(wishes[members])) - gap * (len(members) - 1) / 2
+            lowest = max(gap / 2, min(centre, height - gap * (len(members) - 0.5)))
+            if not blocks or blocks[-1][0] + gap * len(blocks[-1][1]) <= lowest:
+                break
+            members = blocks.pop()[1] + members
+        blocks.append((lowest, members))
+    places = np.empty(len(wishes))
+    for lowest, members in blocks:
+        places[members] = lowest + gap * np.arange(len(members))
+    return places
+
+
+def _size_axis(ax: Axes, x: str, values: np.ndarray) -> None:
+    if values[0] > 0 and values[-1] >= 8 * values[0]:
+        ax.set_xscale("log", base=2)
+    if x != "latency":
+        ax.xaxis.set_minor_locator(NullLocator())
+        shown = values if len(values) <= 12 else values[:: -(-len(values) // 12)]
+        ax.set_xticks(shown, [f"{value:g}" for value in shown])
+    names = {
+        "num_microbatches": "micro-batches m",
+        "num_ranks": "ranks p",
+        "stages_per_rank": "stages per rank v",
+    }
+    ax.set_xlabel(names.get(x, "latency of a transfer [s]"), fontsize=SMALL_POINTS, color=INK)
+
+
+def _quantity_axis(ax: Axes, y: str, most: float, along: Literal["x", "y"] = "y") -> None:
+    """From 0, so that what looks twice as high is twice as much."""
+    axis = ax.yaxis if along == "y" else ax.xaxis
+    name = QUANTITIES[y].column.partition(" [")[0]
+    if y in ("bubble_fraction", "bubble_ratio", "span_bubble"):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        name = y
+    elif y == "makespan":
+        length, unit = time_unit(most)
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / length:g}"))
+        name = f"makespan [{unit}]"
+    elif y == "peak_bytes":
+        axis.set_major_formatter(FuncFormatter(lambda value, _: QUANTITIES[y].text(value)))
+    else:
+        name = f"{name} [micro-batches]" if y == "peak_activations" else name
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    top = 1.06 * (most or 1.0)
+    if along == "y":
+        ax.set_ylim(0.0, top)
+        ax.set_ylabel(name, fontsize=SMALL_POINTS, color=INK)
+    else:
+        ax.set_xlim(0.0, top)
+        ax.set_xlabel(name, fontsize=SMALL_POINTS, color=INK, loc="left")
+    ax.grid(axis=along, color="#E6E6E6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=SMALL_POINTS, labelcolor=INK)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+# --- bars ---------------------------------------------------------------------------------------------------
+
+
+def _plot_bars(sweep: Sweep, y: str, ax: Axes | None) -> Axes:
+    points = sorted(named_points(sweep, y), key=lambda pair: pair[1].value(y))
+    if len(points) > _MOST_BARS:
+        raise PipelabError(
+            f"{len(points)} bars are more than can be read ({_MOST_BARS}). Draw a part: "
+            f"sweep.where(num_microbatches=..., schedule=...), or lines: x='num_microbatches'."
+        )
+    names, values = [name for name, _ in points], np.array([point.value(y) for _, point in points])
+    title = _bar_title(sweep, names, values, y)
+    if ax is None:
+        ax = _bar_axes(names, title)
+        give_words(ax, describe_sweep(sweep, x=_BY_SCHEDULE, y=y))
+    rows = np.arange(len(values))
+    if y == "makespan":
+        busy = np.array([sum(p.report.busy) / p.num_ranks for _, p in points if p.report is not None])
+        ax.barh(rows, busy, color=BUSY, height=0.72, label="busy, mean of the ranks")
+        ax.barh(rows, values - busy, left=busy, **_HATCHED, label="idle, mean of the ranks")
+        ax.legend(loc="upper right", bbox_to_anchor=(1.0, -0.32 / _inches(ax)), ncols=2, **_LEGEND)
+    elif y in ("bubble_fraction", "bubble_ratio", "span_bubble"):
+        ax.barh(rows, values, **_HATCHED)
+    else:
+        ax.barh(rows, values, color=MEMORY, height=0.72)
+    _quantity_axis(ax, y, float(values.max()), along="x")
+    ax.set_ylim(len(values) - 0.4, -0.6)
+    ax.set_yticks(rows, names)
+    ax.tick_params(axis="y", length=0)
+    for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+        ax.annotate(
+            QUANTITIES[y].text(value),
+            (value, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL_POINTS,
+            color=INK,
+        )
+    set_headline(ax, title)
+    return ax
+
+
+_HATCHED: dict[str, Any] = {
+    "color": IDLE,
+    "edgecolor": HATCH,
+    "hatch": "////",
+    "linewidth": 0.6,
+    "height": 0.72,
+}
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": SMALL_POINTS,
+    "borderaxespad": 0.0,
+    "handlelength": 1.2,
+}
+
+
+def _inches(ax: Axes) -> float:
+    return float(ax.bbox.height / ax.figure.dpi)  # type: ignore[union-attr]
+
+
+def _bar_axes(names: Sequence[str], title: str) -> Axes:
+    import matplotlib.pyplot as plt
+
+    height, left = 0.66 * row_inches(len(names) + 1), left_inches(names)
+    total = _BOTTOM + height + _ABOVE + TITLE_LINE * (title.count("\n") + 1)
+    figure = plt.figure(figsize=(WIDTH, total))
+    return figure.add_axes((left / WIDTH, _BOTTOM / total, 1 - (left + 0.8) / WIDTH, height / total))
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def _line_title(sweep: Sweep, lines: Sequence[Series], x: str, y: str) -> str:
+    last = max(line.x[-1] for line in lines)
+    ends = [line for line in lines if line.x[-1] == last]
+    least = min(float(line.y[-1]) for line in ends)
+    names = [name for line in ends if np.isclose(line.y[-1], least, rtol=1e-9) for name in line.names]
+    winner = f"least at {size_text(x, float(last))}: {_few(names)}, {QUANTITIES[y].text(least)}"
+    return "\n".join([f"{y}, {_fixed(sweep, x)}; {winner}", *_notes(sweep, y)])
+
+
+def _bar_title(sweep: Sweep, names: Sequence[str], values: np.ndarray, y: str) -> str:
+    best = [
+        name for name, value in zip(names, values, strict=True) if np.isclose(value, values[0], rtol=1e-9)
+    ]
+    winner = f"least: {_few(best)}, {QUANTITIES[y].text(float(values[0]))}"
+    return "\n".join([f"{y} by schedule, {_fixed(sweep, _BY_SCHEDULE)}; {winner}", *_notes(sweep, y)])
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _notes(sweep: Sweep, y: str) -> list[str]:
+    lines = [f"simulated clock · {y}: {QUANTITIES[y].definition}", literal(sweep.conditions, 110)]
+    refused = list(
+        dict.fromkeys(f"{literal(p.schedule, 24)} at m = {p.num_microbatches}" for p in sweep.refused)
+    )
+    if refused:
+        lines.append(f"refused: {_few(refused, 4)}")
+    return lines
+
+
+def _terms(sweep: Sweep, y: str) -> str:
+    return f"Simulated clock; {y} is {QUANTITIES[y].definition}; {sweep.conditions}"
+
+
+def _fixed(sweep: Sweep, x: str) -> str:
+    """The sizes that all points share."""
+    parts = []
+    for size in ("num_ranks", "num_microbatches", "latency"):
+        values = sweep.values(size)
+        if size != x and len(values) == 1 and (size != "latency" or values[0] > 0):
+            parts.append(size_text(size, values[0]))
+    return ", ".join(parts) or "sizes as labelled"
+
+
+def _walk(line: Series, x: str, y: str) -> str:
+    text = QUANTITIES[y].text
+    shown = range(len(line.x)) if len(line.x) <= 6 else (0, len(line.x) // 2, len(line.x) - 1)
+    return ", ".join(f"{text(float(line.y[k]))} at {size_text(x, float(line.x[k]))}" for k in shown)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+import pipelab as pp
+from pipelab.core.sweep import QUANTITIES, SIZES
+from pipelab.plots.series import series_of
+from pipelab.plots.sweep import _apart, describe_sweep
+
+HOSTILE = r"$\frac{a}{b} <b> $ %s {x}"
+
+
+def picky(num_ranks, num_microbatches):
+    if num_microbatches < 2:
+        raise pp.PipelabError("picky needs two.")
+    return pp.schedule("naive", num_ranks=num_ranks, num_microbatches=num_microbatches)
+
+
+@pytest.fixture(scope="module")
+def found():
+    schedules = {"gpipe": "gpipe", "1f1b": "1f1b", "loops": "interleaved-1f1b", HOSTILE: picky}
+    costs = pp.Costs.uniform(4, latency=0.5)
+    return pp.sweep(
+        schedules=schedules, num_ranks=4, num_microbatches=[1, 4, 8, 16], costs=costs, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def free():
+    names = ["gpipe", "1f1b", "eager-1f1b", "naive"]
+    return pp.sweep(schedules=names, num_ranks=[2, 4], num_microbatches=[4, 8], progress=False)
+
+
+@pytest.mark.parametrize("y", [name for name in QUANTITIES if name != "peak_bytes"])
+@pytest.mark.parametrize("x", [*SIZES, "schedule"])
+def test_every_quantity_can_be_drawn_against_every_size(found, x, y):
+    ax = pp.plot_sweep(found, x=x, y=y)
+    ax.figure.canvas.draw()
+    title = ax.get_title(loc="left") or ax.get_title()
+    assert title.startswith(y) and "simulated clock" in title and QUANTITIES[y].definition in title
+    plt.close(ax.figure)
+
+
+def test_a_line_goes_through_the_numbers_of_its_points(found):
+    ax = pp.plot_sweep(found, y="makespan")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
+    for name in ("gpipe", "1f1b"):
+        points = found.where(schedule=name)
+        assert drawn[name] == [[p.num_microbatches, p.report.makespan] for p in points]
+
+
+def test_schedules_that_do_not_differ_share_one_line_and_say_so(free):
+    ax = pp.plot_sweep(free.where(num_ranks=4))
+    assert [line.get_label() for line in ax.get_lines()] == ["gpipe, 1f1b, eager-1f1b", "naive"]
+    peaks = pp.plot_sweep(free.where(num_ranks=4), y="peak_activations")
+    assert len(peaks.get_lines()) == 4
+
+
+def test_a_schedule_keeps_its_colour_and_marker_in_every_picture_of_a_sweep(free):
+    looks = []
+    for y in ("bubble_fraction", "peak_activations"):
+        ax = pp.plot_sweep(free.where(num_ranks=4), y=y)
+        line = next(line for line in ax.get_lines() if line.get_label().startswith("naive"))
+        looks.append((line.get_color(), line.get_marker(), line.get_linestyle()))
+    assert looks[0] == looks[1]
+
+
+def test_lines_of_one_schedule_are_told_apart_by_what_differs(free):
+    labels = [s.label() for s in series_of(free.where(schedule="naive"), "num_microbatches", "makespan")]
+    assert labels == ["naive, p = 2", "naive, p = 4"]
+    (line,) = series_of(free.where(schedule="naive"), "num_microbatches", "bubble_ratio")[1:]
+    assert line.number == 1
+
+
+def test_a_refused_size_is_a_gap_and_is_named_in_the_title(found):
+    ax = pp.plot_sweep(found)
+    picky_line = ax.get_lines()[-1]
+    assert picky_line.get_xdata().tolist() == [4, 8, 16]
+    assert "refused:" in ax.get_title() and "at m = 1" in ax.get_title()
+
+
+def test_names_are_data(found):
+    ax = pp.plot_sweep(found)
+    ax.figure.canvas.draw()
+    assert r"\$" in ax.get_lines()[-1].get_label()
+    pp.plot_sweep(found, x="schedule", y="peak_in_flight").figure.canvas.draw()
+
+
+def test_the_title_names_all_that_are_least_and_the_sizes_they_share(free):
+    title = pp.plot_sweep(free.where(num_ranks=4)).get_title()
+    assert title.splitlines()[0] == "bubble_fraction, p = 4; least at m = 8: gpipe, 1f1b, eager-1f1b, 27.3 %"
+    assert "F = I = W = 1 s for the stages of a rank together; free links" in title
+
+
+def test_bars_are_sorted_and_as_long_as_the_makespan(free):
+    part = free.where(num_ranks=4, num_microbatches=8)
+    ax = pp.plot_sweep(part, x="schedule", y="makespan")
+    ends = {}
+    for bar in ax.patches:
+        row = round(bar.get_y() + bar.get_height() / 2)
+        ends[row] = max(ends.get(row, 0), bar.get_x() + bar.get_width())
+    assert [ends[row] for row in sorted(ends)] == [33, 33, 33, 96]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["gpipe", "1f1b", "eager-1f1b", "naive"]
+    assert ax.patches[0].get_width() == 24, "the busy part"
+
+
+def test_more_bars_than_can_be_read_are_refused_with_the_remedy():
+    many = pp.sweep(schedules="gpipe", num_ranks=1, num_microbatches=range(1, 62), progress=False)
+    with pytest.raises(pp.PipelabError, match=r"61 bars.*where"):
+        pp.plot_sweep(many, x="schedule")
+
+
+def test_wrong_calls_name_what_is_there(found):
+    with pytest.raises(pp.PipelabError, match="did you mean 'makespan'"):
+        pp.plot_sweep(found, y="makespam")
+    with pytest.raises(pp.PipelabError, match="num_microbatches"):
+        pp.plot_sweep(found, x="num_microbatch")
+    with pytest.raises(TypeError, match="not Report"):
+        pp.plot_sweep(found.points[0].report)
+    with pytest.raises(pp.PipelabError, match="costs with bytes"):
+        pp.plot_sweep(found, y="peak_bytes")
+
+
+def test_it_draws_where_it_is_told_and_changes_nothing_else(found):
+    figure = Figure()
+    one, other = figure.subplots(2)
+    assert pp.plot_sweep(found, ax=one) is one
+    assert one.get_legend() is not None and not other.has_data()
+    assert "_repr_mimebundle_" not in vars(figure)
+
+
+def test_the_picture_says_itself_in_words(found, free):
+    figure = pp.plot_sweep(free.where(num_ranks=4)).figure
+    alt = figure._repr_mimebundle_()[1]["image/png"]["alt"]
+    assert "gpipe, 1f1b, eager-1f1b: 42.9 % at m = 4, 27.3 % at m = 8." in alt
+    assert "idle / (ranks × makespan)" in alt
+    bars = describe_sweep(found.where(num_microbatches=8), x="schedule", y="makespan")
+    assert "1f1b: 41 s" in bars and "gpipe: 36 s" in bars
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=9))
+def test_labels_lie_apart_in_order_and_within_the_picture(wishes):
+    wanted = np.array(wishes)
+    places = _apart(wanted, 10.0, 100.0)
+    order = np.argsort(wanted, kind="stable")
+    assert (np.diff(places[order]) >= 10 - 1e-9).all()
+    assert places.min() >= 5 - 1e-9 and places.max() <= 95 + 1e-9 if len(wishes) <= 9 else True
+
+
+def test_labels_with_room_stay_where_they_belong():
+    assert _apart(np.array([20.0, 50.0, 80.0]), 10.0, 100.0).tolist() == [20, 50, 80]
+    assert _apart(np.array([50.0, 50.0]), 10.0, 100.0).tolist() == [45, 55]
