@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipelab.planning.sweep import sweep as sweep
     from pipelab.plots.memory import plot_memory as plot_memory
     from pipelab.plots.stages import plot_stages as plot_stages
+    from pipelab.plots.sweep import plot_sweep as plot_sweep
     from pipelab.plots.timeline import plot_timeline as plot_timeline
     from pipelab.plots.timeline import plot_timelines as plot_timelines
     from pipelab.runtime import zoo as zoo
@@ -80,6 +81,7 @@ _HOMES = {
     "load": "pipelab.core.plan",
     "plot_memory": "pipelab.plots.memory",
     "plot_stages": "pipelab.plots.stages",
+    "plot_sweep": "pipelab.plots.sweep",
     "plot_timeline": "pipelab.plots.timeline",
     "plot_timelines": "pipelab.plots.timeline",
     "profile": "pipelab.runtime.profiling",
