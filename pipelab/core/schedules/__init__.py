@@ -5,20 +5,37 @@ Menus, tables and error messages read `SCHEDULES`; nothing else in pipelab knows
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.core.schedule import Schedule
-from pipelab.core.schedules import interleaved, linear
+from pipelab.core.schedules import interleaved, linear, v_shape, zero_bubble
 from pipelab.core.schedules.info import ScheduleInfo, ScheduleTable
 from pipelab.errors import PipelabError, one_of, reject_unknown
 
 __all__ = ["SCHEDULES", "ScheduleInfo", "ScheduleTable", "schedule"]
 
-SCHEDULES = ScheduleTable((*linear.FAMILY, *interleaved.FAMILY))
+SCHEDULES = ScheduleTable((*linear.FAMILY, *interleaved.FAMILY, *zero_bubble.FAMILY, *v_shape.FAMILY))
 """Name -> what it is, where it comes from and how it is built."""
 
 
+class _Required:
+    """The default of an argument that has none, so that a misspelt one can be named before it is missed."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+_REQUIRED: Any = _Required()
+
+
 def schedule(
-    name: str, *, num_ranks: int, num_microbatches: int, stages_per_rank: int = 1, **options: object
+    name: str,
+    *,
+    num_ranks: int = _REQUIRED,
+    num_microbatches: int = _REQUIRED,
+    stages_per_rank: int | None = None,
+    **options: object,
 ) -> Schedule:
     """Build a schedule by its name.
 
@@ -26,7 +43,7 @@ def schedule(
         name: a key of `SCHEDULES`.
         num_ranks: p, at least 1.
         num_microbatches: m, at least 1.
-        stages_per_rank: v, at least 1; more than 1 only where the schedule loops.
+        stages_per_rank: v, at least 1; None takes the least that the schedule takes.
         **options: what this schedule takes beyond the sizes (`SCHEDULES[name].keywords`).
 
     Returns:
@@ -36,22 +53,32 @@ def schedule(
         >>> import pipelab as pp
         >>> pp.schedule("1f1b", num_ranks=4, num_microbatches=8).num_stages
         4
+        >>> pp.schedule("zb-v", num_ranks=4, num_microbatches=8).num_stages
+        8
 
     Raises:
         PipelabError: an unknown name, a size that is impossible or too large.
-        TypeError: an unknown option.
+        TypeError: a size that is missing, an unknown option.
     """
     one_of("schedule", name, SCHEDULES)
     info = SCHEDULES[name]
-    reject_unknown(f"schedule {name!r}", (key for key in options if key not in info.keywords), info.keywords)
+    sizes = {"num_ranks": num_ranks, "num_microbatches": num_microbatches}
+    known = (*sizes, "stages_per_rank", *info.keywords)
+    reject_unknown(f"schedule {name!r}", (key for key in options if key not in info.keywords), known)
+    missing = [size for size, value in sizes.items() if value is _REQUIRED]
+    if missing:
+        raise TypeError(
+            f"schedule {name!r}() needs {' and '.join(missing)}, "
+            f"such as schedule({name!r}, num_ranks=4, num_microbatches=8)."
+        )
     p = _size("num_ranks", num_ranks)
     m = _size("num_microbatches", num_microbatches)
-    v = _size("stages_per_rank", stages_per_rank)
     least, most = info.stages_per_rank
+    v = _size("stages_per_rank", least if stages_per_rank is None else stages_per_rank)
     if v < least or (most is not None and v > most):
         takers = [n for n, i in SCHEDULES.items() if i.stages_per_rank[0] <= v <= (i.stages_per_rank[1] or v)]
         raise PipelabError(
-            f"{name} takes stages_per_rank={least}, not {v}. "
+            f"{name} takes stages_per_rank={info.chunks}, not {v}. "
             f"Schedules that take {v}: {', '.join(takers) or 'none'}."
         )
     if p * m * v > MAX_CELLS:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from textwrap import wrap
 
+from pipelab.core.closed_form import ClosedForm
 from pipelab.core.schedule import Schedule
-from pipelab.core.tables import html_table, text_table
+from pipelab.core.tables import html_table, pretty
+from pipelab.errors import PipelabError, one_of
 
-__all__ = ["ScheduleInfo", "ScheduleTable"]
+__all__ = ["ScheduleInfo", "ScheduleTable", "UnknownScheduleError"]
+
+_WIDTH = 110
+
+_LEGEND = (
+    "p ranks, m micro-batches, v stages per rank, r rank; F, I, W, B: seconds of one stage, F&B of a forward and "
+    "a backward that overlap; c: latency of one hop. theory.closed_form(name) gives the formulas as functions."
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class ScheduleInfo:
         builder: called with (num_ranks, num_microbatches, stages_per_rank, **options).
         stages_per_rank: the least and the most v; None for no bound.
         keywords: the options that the builder takes.
+        form: the formulas as functions with their assumptions; None where there are none.
         is_step: whether the table is one training step over whole micro-batches. Of several mini-batches or of
             slices it is not, and a batch that is held fixed means something else there.
     """
@@ -39,6 +51,19 @@ class ScheduleInfo:
     stages_per_rank: tuple[int, int | None] = (1, 1)
     keywords: tuple[str, ...] = ()
     is_step: bool = True
+    form: ClosedForm | None = None
+
+    @property
+    def chunks(self) -> str:
+        """How many stages a rank may hold, as text: "1", "2", "1 or more"."""
+        least, most = self.stages_per_rank
+        return f"{least} or more" if most is None else str(least) if least == most else f"{least} to {most}"
+
+
+class UnknownScheduleError(PipelabError, KeyError):
+    """There is no schedule of that name; also a `KeyError`, as every mapping promises."""
+
+    __str__ = Exception.__str__  # that of KeyError shows the message in quotes, on one line
 
 
 class ScheduleTable(Mapping[str, ScheduleInfo]):
@@ -59,7 +84,14 @@ class ScheduleTable(Mapping[str, ScheduleInfo]):
         self._infos = {info.name: info for info in infos}
 
     def __getitem__(self, name: str) -> ScheduleInfo:
+        try:
+            one_of("schedule", name, self._infos)
+        except PipelabError as error:
+            raise UnknownScheduleError(str(error)) from None
         return self._infos[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)
@@ -67,17 +99,28 @@ class ScheduleTable(Mapping[str, ScheduleInfo]):
     def __len__(self) -> int:
         return len(self._infos)
 
-    def _rows(self) -> tuple[list[str], list[list[str]]]:
-        rows = [[info.name, info.description, info.formulas, info.paper] for info in self.values()]
-        return ["schedule", "what it is", "per rank", "source"], rows
-
     def __str__(self) -> str:
-        header, rows = self._rows()
-        return text_table(header[:2], [row[:2] for row in rows])
+        width = max(map(len, self))
+        lines = []
+        for family, infos in groupby(self.values(), key=lambda info: info.family):
+            lines.append(f"{family}:")
+            for info in infos:
+                first, *more = wrap(info.description, _WIDTH - width - 4)
+                for details in (info.formulas, f"sizes: {info.constraint}" if info.constraint else ""):
+                    more += wrap(details, _WIDTH - width - 4)
+                lines.append(f"  {info.name:<{width}}  {first}")
+                lines += [" " * (width + 4) + line for line in more]
+        return "\n".join([*lines, *wrap(_LEGEND, _WIDTH)])
 
     def __repr__(self) -> str:
         return f"<SCHEDULES: {', '.join(self)}>"
 
+    _repr_pretty_ = pretty
+
     def _repr_html_(self) -> str:
-        note = "p ranks, m micro-batches, v stages per rank, r rank; F and B: seconds of one stage."
-        return html_table(*self._rows(), note=note)
+        header = ["schedule", "family", "what it is", "sizes", "v", "per rank", "source"]
+        rows = [
+            [i.name, i.family, i.description, i.constraint or "any", i.chunks, i.formulas, i.paper]
+            for i in self.values()
+        ]
+        return html_table(header, rows, note=_LEGEND)

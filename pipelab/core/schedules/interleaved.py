@@ -1,10 +1,12 @@
-"""Schedules of several stages a rank, looped: interleaved 1F1B, and forward only.
+"""Schedules of several stages a rank, looped: interleaved 1F1B, looped BFS, and forward only.
 
 Rank r holds the stages r, p+r, 2p+r, ...: v chunks. Micro-batches go through in groups: the whole group
-through the first chunk, then through the second, and so on (depth first). The bubble shrinks by v, the
-messages grow by v.
+through the first chunk, then through the second, and so on (depth first); or all of them at once (breadth
+first). The bubble shrinks by v, the messages grow by v.
 
-    p = 2, v = 2, m = 4, forwards of rank 0:   0F0 0F1 | 2F0 2F1 | 0F2 0F3 | 2F2 2F3
+    p = 2, v = 2, m = 4, forwards of rank 0:
+    depth first      0F0 0F1 | 2F0 2F1 | 0F2 0F3 | 2F2 2F3
+    breadth first    0F0 0F1 0F2 0F3 | 2F0 2F1 2F2 2F3
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from __future__ import annotations
 import numpy as np
 
 from pipelab.core.actions import IntArray
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
-from pipelab.core.schedules.warmup import alternate, forward_only
+from pipelab.core.schedules.linear import hops_there_and_back
+from pipelab.core.schedules.warmup import Stream, alternate, forward_only
 from pipelab.core.validation import check_size
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "WHOLE_GROUPS", "depth_first", "groups_of", "stages_of"]
 
 
-def _groups(num_ranks: int, num_microbatches: int) -> IntArray:
+def groups_of(num_ranks: int, num_microbatches: int) -> IntArray:
     """Shape (rounds,): how many micro-batches go together.
 
     The paper wants m mod p = 0 and groups of p. In general there are max(1, m // p) groups, as even as can be
@@ -32,7 +36,7 @@ def _groups(num_ranks: int, num_microbatches: int) -> IntArray:
     return np.full(rounds, num_microbatches // rounds) + (np.arange(rounds) < num_microbatches % rounds)
 
 
-def _depth_first(groups: IntArray, num_chunks: int) -> tuple[IntArray, IntArray]:
+def depth_first(groups: IntArray, num_chunks: int) -> tuple[IntArray, IntArray]:
     """Chunk and micro-batch of a rank's k-th forward, each of shape (m v,)."""
     chunk = np.repeat(np.tile(np.arange(num_chunks), len(groups)), np.repeat(groups, num_chunks))
     block_start = np.repeat(np.cumsum(groups) - groups, num_chunks)
@@ -41,17 +45,18 @@ def _depth_first(groups: IntArray, num_chunks: int) -> tuple[IntArray, IntArray]
     return chunk, np.arange(len(chunk)) + np.repeat(block_start - block_first, block_size)
 
 
-def _stages(num_ranks: int, chunk: IntArray, microbatch: IntArray) -> tuple[IntArray, IntArray]:
+def stages_of(num_ranks: int, chunk: IntArray, microbatch: IntArray) -> Stream:
+    """The same chunks and micro-batches on every rank, each of shape (p, m v)."""
     stage = chunk * num_ranks + np.arange(num_ranks)[:, None]
     return stage, np.broadcast_to(microbatch, stage.shape)
 
 
 def _interleaved(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
     check_size("interleaved-1f1b", 2 * num_ranks * num_microbatches * stages_per_rank)
-    groups = _groups(num_ranks, num_microbatches)
-    chunk, microbatch = _depth_first(groups, stages_per_rank)
-    forward = _stages(num_ranks, chunk, microbatch)
-    backward = _stages(num_ranks, stages_per_rank - 1 - chunk, microbatch)
+    groups = groups_of(num_ranks, num_microbatches)
+    chunk, microbatch = depth_first(groups, stages_per_rank)
+    forward = stages_of(num_ranks, chunk, microbatch)
+    backward = stages_of(num_ranks, stages_per_rank - 1 - chunk, microbatch)
     warmup = 2 * np.arange(num_ranks)[::-1] + (stages_per_rank - 1) * int(groups[0])
     placement = Placement.looped(num_ranks, stages_per_rank)
     return Schedule.from_table(alternate(warmup, forward, backward), placement, name="interleaved-1f1b")
@@ -59,9 +64,41 @@ def _interleaved(num_ranks: int, num_microbatches: int, stages_per_rank: int) ->
 
 def _forward_only(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
     check_size("forward-only", num_ranks * num_microbatches * stages_per_rank)
-    chunk, microbatch = _depth_first(_groups(num_ranks, num_microbatches), stages_per_rank)
-    table = forward_only(_stages(num_ranks, chunk, microbatch))
+    chunk, microbatch = depth_first(groups_of(num_ranks, num_microbatches), stages_per_rank)
+    table = forward_only(stages_of(num_ranks, chunk, microbatch))
     return Schedule.from_table(table, Placement.looped(num_ranks, stages_per_rank), name="forward-only")
+
+
+def _breadth_first(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    check_size("looped-bfs", 2 * num_ranks * num_microbatches * stages_per_rank)
+    chunk, microbatch = np.divmod(np.arange(num_microbatches * stages_per_rank), num_microbatches)
+    forward = stages_of(num_ranks, chunk, microbatch)
+    backward = forward[0][:, ::-1], forward[1][:, ::-1]
+    table = alternate(np.full(num_ranks, len(chunk)), forward, backward)
+    return Schedule.from_table(table, Placement.looped(num_ranks, stages_per_rank), name="looped-bfs")
+
+
+WHOLE_GROUPS = Assumption("m mod p = 0 where v > 1", lambda t: t.v == 1 or t.m % t.p == 0)
+
+
+def _turn(t: Terms, group: int, seconds: float) -> float:
+    """How long a rank waits at each change of chunk: until the group's first micro-batch has gone around all ranks."""
+    around = t.p * (seconds + (t.c if t.p > 1 else 0.0))
+    return (t.v - 1) * max(0.0, around - group * seconds)
+
+
+def _idle_forward(t: Terms) -> float:
+    return (t.p - 1) * (t.F + t.c) + sum(_turn(t, group, t.F) for group in groups_of(t.p, t.m).tolist())
+
+
+def _idle_breadth_first(t: Terms) -> float:
+    there_and_back = (t.p - 1) * (t.F + t.B) + hops_there_and_back(t) * t.c
+    return there_and_back + _turn(t, t.m, t.F) + _turn(t, t.m, t.B)
+
+
+def _idle_interleaved(t: Terms) -> float:
+    hops = 2 * (t.p * t.v - 1) if t.p > 1 else 0
+    return (t.p - 1) * (t.F + t.B) + hops * t.c
 
 
 FAMILY = (
@@ -70,19 +107,45 @@ FAMILY = (
         family="looped",
         paper="",
         constraint="",
-        formulas="idle (p-1) F per rank at v = 1; peak: outputs only",
+        formulas="idle (p-1)(F+c) at v = 1, or with m mod p = 0 and c = 0; peak: outputs only",
         description="Inference: every micro-batch forward, no backward.",
         builder=_forward_only,
         stages_per_rank=(1, None),
+        form=ClosedForm.where(
+            idle=_idle_forward,
+            peak=lambda t, r: 1,
+            work=lambda t: t.m * t.v * t.F,
+        ),
     ),
     ScheduleInfo(
         name="interleaved-1f1b",
         family="looped",
         paper="Megatron-LM, arXiv 2104.04473, section 2.2",
         constraint="m mod p = 0 in the paper; here any m",
-        formulas="at m mod p = 0: idle (p-1)(F+B of a rank)/v; peak min(m v, (v-1)p + 2(p-1-r) + 1) chunks",
+        formulas="at m mod p = 0: idle (p-1)(F+B of a rank)/v + 2(pv-1)c; peak min(m v, (v-1)p + 2(p-1-r) + 1) chunks",
         description="1F1B over v chunks a rank: a bubble v times smaller for v times the messages.",
         builder=_interleaved,
         stages_per_rank=(1, None),
+        form=ClosedForm.where(
+            WHOLE_GROUPS,
+            Assumption("c <= (F+B)/2", lambda t: 2 * t.c <= t.F + t.B),
+            Assumption("c <= F and c <= B where v > 1", lambda t: t.v == 1 or t.c <= min(t.F, t.B)),
+            idle=_idle_interleaved,
+            peak=lambda t, r: min(t.m * t.v, (t.v - 1) * t.p + 2 * (t.p - 1 - r) + 1),
+        ),
+    ),
+    ScheduleInfo(
+        name="looped-bfs",
+        family="looped",
+        paper="Breadth-First Pipeline Parallelism, arXiv 2211.05953",
+        constraint="",
+        formulas="at m >= p: idle (p-1)(F+B of a rank)/v + 2(p-1)c; peak m v chunks",
+        description="GPipe over v chunks a rank: interleaving's bubble with latency hidden, for all the memory.",
+        builder=_breadth_first,
+        stages_per_rank=(1, None),
+        form=ClosedForm.where(
+            idle=_idle_breadth_first,
+            peak=lambda t, r: t.m * t.v,
+        ),
     ),
 )

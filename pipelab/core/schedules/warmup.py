@@ -1,4 +1,4 @@
-"""The shape that all schedules of forwards and full backwards share.
+"""The two shapes that most schedules share: a warm-up, then one forward and one backward in turn.
 
 A rank runs w forwards (the warm-up), then one forward and one backward in turn, then the backwards that are
 left:
@@ -7,7 +7,12 @@ left:
     w = 2   F F F B F B ... B B  one forward, one backward
     w = n   F F F F B B B B      all forwards, then all backwards
 
-Schedules of this shape differ only in w and in the order in which a rank takes its stages.
+Where the backward is cut in I and W, a rank holds some W back to fill its idle time with them; here l of them:
+
+    w = 1, l = 0   F F I W F I W ... I W
+    w = 1, l = 2   F F I F I F I W F I W ... W W
+
+Schedules of one shape differ only in w and l and in the order in which a rank takes its stages.
 """
 
 from __future__ import annotations
@@ -17,15 +22,16 @@ import numpy as np
 from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
 from pipelab.core.validation import check_size
 
-__all__ = ["alternate", "forward_only"]
+__all__ = ["Stream", "alternate", "alternate_split", "forward_only"]
 
-_F, _B = CODES[Kind.F], CODES[Kind.B]
+_F, _I, _W, _B = (CODES[kind] for kind in (Kind.F, Kind.I, Kind.W, Kind.B))
+
+Stream = tuple[IntArray, IntArray]
+"""Stage and micro-batch of a rank's k-th action of one kind, each of shape (p, n)."""
 
 
-def alternate(
-    warmup: IntArray, forward: tuple[IntArray, IntArray], backward: tuple[IntArray, IntArray]
-) -> ActionTable:
-    """Lay out a schedule of this shape, all ranks at once.
+def alternate(warmup: IntArray, forward: Stream, backward: Stream) -> ActionTable:
+    """Lay out a schedule of forwards and full backwards, all ranks at once.
 
     Args:
         warmup: shape (p,): w of each rank; more than there is to do counts as all.
@@ -36,20 +42,55 @@ def alternate(
     check_size("The schedule", 2 * num_ranks * count)
     w = np.minimum(warmup, count)[:, None]
     k = np.arange(count)
-    ranks = np.arange(num_ranks)[:, None]
     at_forward = np.where(k < w, k, 2 * k - w)
     at_backward = np.where(k < count - w, w + 2 * k + 1, count + k)
+    return _place(((_F, at_forward, forward), (_B, at_backward, backward)))
 
-    columns = np.empty((3, num_ranks, 2 * count), dtype=np.int32)
-    for code, at, (stage, microbatch) in ((_F, at_forward, forward), (_B, at_backward, backward)):
+
+def alternate_split(warmup: IntArray, held_back: IntArray, forward: Stream, backward: Stream) -> ActionTable:
+    """Lay out a schedule whose backwards are cut in I and W, all ranks at once.
+
+    After the warm-up a rank runs rounds of one F, one I and one W, each while there are any; the W of the first
+    rounds are left out, so that W_j comes right after I_(j+l). The W that are left end the step.
+
+    Args:
+        warmup: shape (p,): w of each rank; more than there is to do counts as all.
+        held_back: shape (p,): l of each rank, likewise.
+        forward: stage and micro-batch of a rank's k-th forward, each of shape (p, n).
+        backward: the same of its k-th I, which is also that of its k-th W.
+    """
+    num_ranks, count = forward[0].shape
+    check_size("The schedule", 3 * num_ranks * count)
+    w = np.minimum(warmup, count)[:, None]
+    lag = np.minimum(held_back, count)[:, None]
+    k = np.arange(count)
+
+    def at_round(n: IntArray) -> IntArray:
+        """Where round n begins: behind the warm-up and the F, I and W of the rounds before."""
+        begin: IntArray = w + np.minimum(n, count - w) + n + np.maximum(0, n - lag)
+        return begin
+
+    at_forward = np.where(k < w, k, at_round(k - w))
+    at_input = at_round(k) + (k < count - w)
+    after = k + lag  # the round of the k-th W
+    at_weight = np.where(after < count, at_round(after) + (after < count - w) + 1, 2 * count + k)
+    return _place(((_F, at_forward, forward), (_I, at_input, backward), (_W, at_weight, backward)))
+
+
+def _place(streams: tuple[tuple[int, IntArray, Stream], ...]) -> ActionTable:
+    """Put each stream of one kind where it belongs in the orders of its ranks."""
+    num_ranks, count = streams[0][1].shape
+    columns = np.empty((3, num_ranks, len(streams) * count), dtype=np.int32)
+    ranks = np.arange(num_ranks)[:, None]
+    for code, at, (stage, microbatch) in streams:
         columns[0, ranks, at] = code
         columns[1, ranks, at] = stage
         columns[2, ranks, at] = microbatch
     kind, stage, microbatch = columns.reshape(3, -1)
-    return ActionTable(kind, stage, microbatch, np.repeat(np.arange(num_ranks), 2 * count))
+    return ActionTable(kind, stage, microbatch, np.repeat(np.arange(num_ranks), len(streams) * count))
 
 
-def forward_only(forward: tuple[IntArray, IntArray]) -> ActionTable:
+def forward_only(forward: Stream) -> ActionTable:
     """Lay out the forwards alone.
 
     Args:

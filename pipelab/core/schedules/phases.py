@@ -1,0 +1,112 @@
+"""Schedules that are written as phases: on each rank a pattern of cells, repeated, then the next pattern.
+
+    Phase("F0", 3), Phase("F1 I1 W1", 2)    F0 F0 F0 F1 I1 W1 F1 I1 W1
+
+Letters are kinds and digits number the stages of a rank; `F0;B1` is one cell in which two actions overlap. Micro-
+batches are taken in order: the k-th F0 of a rank is that of micro-batch k, and likewise its k-th I0 or B0, and
+its k-th W0 or B0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
+
+__all__ = ["Phase", "Rows", "lay_out"]
+
+_COUNTED_WITH = {"F": ("F",), "I": ("I",), "W": ("W",), "B": ("I", "W")}
+"""What a kind counts as: the next I after a B is that of the next micro-batch, and so is the next W."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A pattern of cells that each rank repeats.
+
+    Attributes:
+        pattern: cells with spaces between; "." is a cell that something else is put into.
+        repeats: shape (p,): how often each rank runs it.
+    """
+
+    pattern: str
+    repeats: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Actions that know their cell, in any order.
+
+    Attributes:
+        kind: shape (n,): codes.
+        chunk: shape (n,): which of the rank's stages.
+        microbatch: shape (n,).
+        rank: shape (n,).
+        at: shape (n,): which cell of the rank, from 0; there may be gaps.
+        member: shape (n,): the place within the cell.
+    """
+
+    kind: IntArray
+    chunk: IntArray
+    microbatch: IntArray
+    rank: IntArray
+    at: IntArray
+    member: IntArray
+
+    def __add__(self, other: Rows) -> Rows:
+        return Rows(*map(np.concatenate, zip(self._columns(), other._columns(), strict=True)))
+
+    def _columns(self) -> tuple[IntArray, ...]:
+        return self.kind, self.chunk, self.microbatch, self.rank, self.at, self.member
+
+    def table(self, stages: IntArray) -> ActionTable:
+        """Sort the rows.
+
+        Args:
+            stages: shape (p, v): the stage of each chunk of each rank.
+        """
+        cell = self.rank * (int(self.at.max()) + 1) + self.at
+        order = np.argsort(2 * cell + self.member, kind="stable")
+        rank, chunk = self.rank[order], self.chunk[order]
+        number = np.cumsum(np.diff(cell[order], prepend=-1) > 0) - 1
+        return ActionTable(self.kind[order], stages[rank, chunk], self.microbatch[order], rank, number)
+
+
+def lay_out(phases: Iterable[Phase], num_ranks: int, num_microbatches: int) -> tuple[Rows, list[IntArray]]:
+    """Number the actions of every phase, all ranks at once.
+
+    Actions of a micro-batch that there is not are left out: a pattern may run further than there is to do.
+
+    Args:
+        phases: in order.
+        num_ranks: p.
+        num_microbatches: m.
+
+    Returns:
+        The rows, and for each phase the cell in which it begins on each rank, of shape (p,).
+    """
+    counts: dict[str, IntArray] = {}
+    begin = np.zeros(num_ranks, dtype=np.int64)
+    begins: list[IntArray] = []
+    parts: list[list[IntArray]] = []
+    for phase in phases:
+        cells = phase.pattern.split()
+        for offset, cell in enumerate(cells):
+            for member, action in enumerate(cell.split(";") if cell != "." else ()):
+                letter, chunk = action[0], action[1:]
+                counters = [name + chunk for name in _COUNTED_WITH[letter]]
+                first = counts.get(counters[0], np.zeros(num_ranks, dtype=np.int64))
+                take = np.clip(num_microbatches - first, 0, phase.repeats)
+                rank = np.repeat(np.arange(num_ranks), take)
+                turn = np.arange(len(rank)) - np.repeat(np.cumsum(take) - take, take)
+                same = np.ones_like(turn)
+                fixed = [same * CODES[Kind(letter)], same * int(chunk)]
+                at = begin[rank] + turn * len(cells) + offset
+                parts.append([*fixed, first[rank] + turn, rank, at, same * member])
+                for counter in counters:
+                    counts[counter] = first + phase.repeats
+        begins.append(begin)
+        begin = begin + phase.repeats * len(cells)
+    return Rows(*map(np.concatenate, zip(*parts, strict=True))), begins

@@ -1,0 +1,153 @@
+"""Schedules on a V: rank r holds the stages r and 2p-1-r, so the first and the last stage share rank 0.
+
+A micro-batch goes down and comes back up, so a rank that begins it early also ends it early, and the peak is the
+same on every rank.
+
+    ZB-V, p = 2      rank 0 | 0F0 0F1 0F2  .  3F0 3I0 3W0 3F1 ...
+                     rank 1 |  .  1F0 2F0 1F1 2F1 2I0 2W0 ...
+
+Both are written as phases for at least as many micro-batches as the warm-up takes; with fewer, the actions of
+those that there are not are left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelab.core.actions import CODES, IntArray, Kind
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.schedules.linear import hops_of_1f1b
+from pipelab.core.schedules.phases import Phase, Rows, lay_out
+from pipelab.core.validation import check_size
+
+__all__ = ["FAMILY"]
+
+_I, _W = CODES[Kind.I], CODES[Kind.W]
+
+
+def _stages(num_ranks: int) -> IntArray:
+    """Shape (p, 2): the stages of each rank."""
+    ranks = np.arange(num_ranks)
+    return np.stack([ranks, 2 * num_ranks - 1 - ranks], axis=1)
+
+
+def _zb_v(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    """The closed form of arXiv 2401.10241, section 6.
+
+    2(p-r)-1 forwards fill the way down and back; r rounds of both chunks and p-r of the second with its backward
+    follow; then a rank repeats all six actions (its steady state). Once the forwards are done, r rounds hold W back,
+    since the ranks above wait for I.
+    """
+    p, m, r = num_ranks, num_microbatches, np.arange(num_ranks)
+    check_size("zb-v", 6 * p * m)
+    n = max(m, 2 * p - 1)
+    phases = (
+        Phase("F0", 2 * (p - r) - 1),
+        Phase("F1 F0", r),
+        Phase("F1 I1 W1", p - r),
+        Phase("F0 I0 W0 F1 I1 W1", np.full(p, n - p)),
+        Phase("I0 I1", r),
+        Phase("I0 W0", p - r),
+        Phase("W1", r),
+        Phase("W0", r),
+    )
+    rows, _ = lay_out(phases, p, m)
+    return Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="zb-v")
+
+
+def _dualpipev(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    """DualPipe folded into a V, as in DeepSeek's repository DualPipe: the same eight phases.
+
+    The backwards are whole while a forward runs beside them, and cut in the phases where the pipeline fills and drains.
+    Half of the last backwards of both chunks are cut already; their p W run last, oldest first: p-1-r of them before
+    another I, the rest at the end.
+    """
+    p, m, r = num_ranks, num_microbatches, np.arange(num_ranks)
+    check_size("dualpipev", 4 * p * m)
+    n, last = max(m, 2 * p), r == p - 1
+    even, odd = (r + 1) // 2, (r + 1) % 2
+    phases = (
+        Phase("F0", 2 * (p - 1 - r)),
+        Phase("F0 F1", r + 1),
+        Phase("I1 W1 F1", p - 1 - r),
+        Phase(
+            "F0 B1 F1;B0", 1 * last
+        ),  # the last rank has its own output at once: nothing to overlap with yet
+        Phase("F0;B1 F1;B0", n - 2 * p + r + 1 - last),
+        Phase("B1 F1;B0", p - 1 - r),
+        Phase("B1 B0", even),
+        Phase("B1 I0", odd),
+        Phase("I1 I0", even),
+        Phase(". I0", p - 1 - r),
+        Phase(".", r + 1),
+    )
+    rows, begins = lay_out(phases, p, m)
+    rows += _late_weights(rows, begins[7] + odd, begins[9])
+    return Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="dualpipev")
+
+
+def _late_weights(rows: Rows, first: IntArray, rest: IntArray) -> Rows:
+    """The W of the last p I of every rank, in the order of these.
+
+    Args:
+        rows: what is there without them.
+        first: shape (p,): the cell of the first of these I; r+1 of them follow each other.
+        rest: shape (p,): the cell behind those; from there on a free cell and one more I in turn, then free cells.
+    """
+    late = np.flatnonzero((rows.kind == _I) & (rows.at >= first[rows.rank]))
+    rank, at = rows.rank[late], rows.at[late]
+    start = rest[rank]
+    count = np.where(at < start, at - first[rank], rank + 1 + (at - start) // 2)
+    slot = start + count + np.minimum(count, len(first) - 1 - rank)
+    kind = np.full(len(late), _W)
+    return Rows(kind, rows.chunk[late], rows.microbatch[late], rank, slot, np.zeros_like(slot))
+
+
+def _work_dualpipev(t: Terms) -> float:
+    """Seconds that the ranks with the most overlaps are busy: the last two, with 2(m-p)-1 of them."""
+    return 2 * t.m * (t.F + t.B) - (2 * (t.m - t.p) - 1) * (t.F + t.B - t.overlap)
+
+
+FAMILY = (
+    ScheduleInfo(
+        name="zb-v",
+        family="V-shaped",
+        paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241, section 6",
+        constraint="",
+        formulas="at F = I = W and m >= 2p-1: no bubble in span, idle (p-1)F in the step; peak 2p chunks on every rank",
+        description="No bubble in span at 1F1B's memory, on a V of two stages a rank; fragile when F, I, W differ.",
+        builder=_zb_v,
+        stages_per_rank=(2, 2),
+        form=ClosedForm.where(
+            Assumption("F = I = W", lambda t: t.F == t.I == t.W),
+            Assumption("m >= 2p-1", lambda t: t.m >= 2 * t.p - 1),
+            Assumption("c <= F/2", lambda t: 2 * t.c <= t.F),
+            idle=lambda t: (t.p - 1) * t.F + max(0, 5 * t.p - 7) * t.c,
+            peak=lambda t, r: 2 * min(t.m, t.p),
+        ),
+    ),
+    ScheduleInfo(
+        name="dualpipev",
+        family="V-shaped",
+        paper="DualPipe, arXiv 2412.19437, folded as in its repository",
+        constraint="",
+        formulas="at m >= 2p and F = I: idle of the worst rank (p-1)(F&B + B - 3W); peak 2p+1 chunks on every rank",
+        description="DualPipe folded into a V, with one copy of the weights: forwards and backwards overlap.",
+        builder=_dualpipev,
+        stages_per_rank=(2, 2),
+        form=ClosedForm.where(
+            Assumption("F = I", lambda t: t.F == t.I),
+            Assumption("W <= I", lambda t: t.W <= t.I),
+            Assumption("m >= 2p", lambda t: t.m >= 2 * t.p),
+            Assumption("F&B >= F and F&B >= B", lambda t: t.overlap >= max(t.F, t.B)),
+            Assumption("2(p-1)c <= F", lambda t: 2 * (t.p - 1) * t.c <= t.F),
+            idle=lambda t: (t.p - 1) * (t.overlap + t.B - 3 * t.W) + hops_of_1f1b(t) * t.c,
+            peak=lambda t, r: min(2 * t.m, 2 * t.p + 1),
+            work=_work_dualpipev,
+            also="equal stages; the idle time is that of the worst rank where F&B saves time",
+        ),
+    ),
+)

@@ -1,0 +1,122 @@
+"""Zero-bubble schedules on linear and looped placements: the backward is cut in I and W, and W fills the gaps.
+
+Only I is waited for by other ranks; W can wait. ZB-H1 keeps 1F1B's memory and holds r of the W back on rank r;
+ZB-H2 spends twice the memory, and no rank idles between its first and its last action. In both, a rank that
+starts k (p-1-r) forwards ahead of its first I holds k r of its W back, k = 1 or 2: together the same on every
+rank.
+
+    p = 3, ZB-H1     rank 0 | F F F . . I W F I W F I W ...
+                     rank 1 | . F F . I F I W F I W F I ...
+                     rank 2 | . . F I F I F I W F I W F ...
+
+The papers write B for I.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
+from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.schedules.interleaved import WHOLE_GROUPS, depth_first, groups_of, stages_of
+from pipelab.core.schedules.warmup import alternate_split
+from pipelab.core.validation import check_size
+
+__all__ = ["FAMILY"]
+
+
+def _build(name: str, num_ranks: int, num_microbatches: int, stages_per_rank: int, ahead: int) -> Schedule:
+    """One schedule of this family.
+
+    Args:
+        name: of the schedule.
+        num_ranks: p.
+        num_microbatches: m.
+        stages_per_rank: v.
+        ahead: k.
+    """
+    check_size(name, 3 * num_ranks * num_microbatches * stages_per_rank)
+    groups = groups_of(num_ranks, num_microbatches)
+    chunk, microbatch = depth_first(groups, stages_per_rank)
+    forward = stages_of(num_ranks, chunk, microbatch)
+    backward = stages_of(num_ranks, stages_per_rank - 1 - chunk, microbatch)
+    ranks = np.arange(num_ranks)
+    warmup = ahead * ranks[::-1] + (stages_per_rank - 1) * int(groups[0])
+    table = alternate_split(warmup, ahead * ranks, forward, backward)
+    return Schedule.from_table(table, Placement.looped(num_ranks, stages_per_rank), name=name)
+
+
+def _zb_h1(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("zb-h1", num_ranks, num_microbatches, 1, ahead=1)
+
+
+def _zb_h2(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("zb-h2", num_ranks, num_microbatches, 1, ahead=2)
+
+
+def _interleaved_zb(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    return _build("interleaved-zb", num_ranks, num_microbatches, stages_per_rank, ahead=1)
+
+
+def _idle_h1(t: Terms) -> float:
+    """The published (p-1)(F+I-W) needs I >= W: else the last rank still has nothing to do for (p-1) F."""
+    round_trips = t.p - 1 + min(t.p - 1, max(0, t.m - 2))
+    around = (t.v - 1) * t.p if t.p > 1 else 0
+    return (t.p - 1) * max(t.F, t.F + t.I - t.W) + (2 * round_trips + around) * t.c
+
+
+_H1_CONDITIONS = (
+    Assumption("m >= p", lambda t: t.m >= t.p),
+    Assumption(
+        "W <= F, W <= I and c <= W/2 where c > 0", lambda t: t.c == 0 or 2 * t.c <= t.W <= min(t.F, t.I)
+    ),
+)
+
+FAMILY = (
+    ScheduleInfo(
+        name="interleaved-zb",
+        family="zero bubble",
+        paper="torch.distributed.pipelining; ZB-H1 of arXiv 2401.10241 over the chunks of arXiv 2104.04473",
+        constraint="",
+        formulas="at m mod p = 0: idle (p-1) max(F, F+I-W); peak v p chunks on every rank",
+        description="ZB-H1 over v chunks a rank, as torch has it; over one chunk it is ZB-H1.",
+        builder=_interleaved_zb,
+        stages_per_rank=(1, None),
+        form=ClosedForm.where(
+            *_H1_CONDITIONS,
+            WHOLE_GROUPS,
+            idle=_idle_h1,
+            peak=lambda t, r: t.v * min(t.m, t.p),
+        ),
+    ),
+    ScheduleInfo(
+        name="zb-h1",
+        family="zero bubble",
+        paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241",
+        constraint="",
+        formulas="at m >= p: idle (p-1) max(F, F+I-W); peak p on every rank; latency costs 4(p-1)c",
+        description="1F1B with the backward in two: a third of its bubble, at its memory.",
+        builder=_zb_h1,
+        form=ClosedForm.where(
+            *_H1_CONDITIONS,
+            idle=_idle_h1,
+            peak=lambda t, r: min(t.m, t.p),
+        ),
+    ),
+    ScheduleInfo(
+        name="zb-h2",
+        family="zero bubble",
+        paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241",
+        constraint="",
+        formulas="at m >= 2p-1: idle (p-1) max(F, F+I-2W); no bubble in span where F+I = 2W; peak 2p-1 on every rank",
+        description="No rank idles between its first and its last action; twice the memory of ZB-H1.",
+        builder=_zb_h2,
+        form=ClosedForm.where(
+            Assumption("m >= 2p-1", lambda t: t.m >= 2 * t.p - 1),
+            idle=lambda t: (t.p - 1) * max(t.F + t.c, t.F + t.I - 2 * t.W + 2 * t.c),
+            peak=lambda t, r: min(t.m, 2 * t.p - 1),
+        ),
+    ),
+)
