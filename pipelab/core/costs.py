@@ -6,6 +6,7 @@ Costs hold at one micro-batch size; a `Profile` makes them for any size and any 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -21,6 +22,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 _PER_STAGE = ("forward", "input_grad", "weight_grad", "backward", "update", "overlap")
+_SWITCHES = ("serial", "blocking")
 
 
 def _amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]:
@@ -144,9 +146,16 @@ class StageBytes:
 class Links:
     """How long a transfer between two ranks takes: latency + bytes / bandwidth. On one rank it takes nothing.
 
+    Transfers run beside everything else, unless told otherwise. Each edge of the stage graph carries transfers of
+    its own, also where two of them lead from one rank to one other.
+
     Attributes:
         latency: seconds; one number, or a p x p table from rank to rank.
         bandwidth: bytes per second; one number, or a p x p table. Infinite by default.
+        serial: a link (from one rank to one other) carries one transfer at a time, in the order in which the
+            sender made what travels; the two directions are two links.
+        blocking: a send occupies its sender: the rank goes on when all that its last action gave has arrived.
+            Then its links are serial too.
 
     Example:
         >>> Links(latency=1e-5, bandwidth=1e9).seconds(0, 1, 2e6)
@@ -154,10 +163,13 @@ class Links:
 
     Raises:
         PipelabError: a negative latency, a bandwidth that is not positive, or a table that is not square.
+        TypeError: `serial` or `blocking` is neither True nor False.
     """
 
     latency: float | Matrix = 0.0
     bandwidth: float | Matrix = math.inf
+    serial: bool = False
+    blocking: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latency", _per_link("latency", self.latency))
@@ -165,10 +177,15 @@ class Links:
         sizes = {len(x) for x in (self.latency, self.bandwidth) if isinstance(x, tuple)}
         if len(sizes) > 1:
             raise PipelabError(f"latency and bandwidth are for different numbers of ranks: {sorted(sizes)}.")
+        for name in _SWITCHES:
+            value = getattr(self, name)
+            if value is not True and value is not False:
+                raise TypeError(f"{name} must be True or False, not {value!r}.")
 
     def __repr__(self) -> str:
         parts = [] if self.latency == 0 else [f"latency={self.latency!r}"]
         parts += [] if self.bandwidth == math.inf else [f"bandwidth={self.bandwidth!r}"]
+        parts += [f"{name}=True" for name in _SWITCHES if getattr(self, name)]
         return f"Links({', '.join(parts)})".replace("inf", "float('inf')")
 
     @property
@@ -185,15 +202,24 @@ class Links:
         return latency + num_bytes / bandwidth
 
     def to_dict(self) -> dict[str, Any]:
-        """The links as plain values; an infinite bandwidth is None, since JSON has no infinity."""
-        return {"latency": _plain(self.latency), "bandwidth": _plain(self.bandwidth)}
+        """The links as plain values; an infinite bandwidth is None, since JSON has no infinity.
+
+        `serial` and `blocking` are left out where they are False.
+        """
+        switches = {name: True for name in _SWITCHES if getattr(self, name)}
+        return {"latency": _plain(self.latency), "bandwidth": _plain(self.bandwidth), **switches}
 
     @classmethod
     def from_dict(cls, data: object, where: str = "links") -> Links:
         """Read what `to_dict` wrote."""
-        found = strict_json.fields(data, where, optional=("latency", "bandwidth"))
+        found = strict_json.fields(data, where, optional=("latency", "bandwidth", *_SWITCHES))
         latency = _read_links(found.get("latency", 0.0), f"{where}.latency")
-        return cls(latency, _read_links(found.get("bandwidth"), f"{where}.bandwidth"))
+        bandwidth = _read_links(found.get("bandwidth"), f"{where}.bandwidth")
+        switches = {name: found.get(name, False) for name in _SWITCHES}
+        for name, value in switches.items():
+            if type(value) is not bool:
+                raise PipelabError(f"{where}.{name} must be true or false, not {str(value)[:40]!r}.")
+        return cls(latency, bandwidth, **switches)
 
 
 @dataclass(frozen=True)
@@ -205,7 +231,9 @@ class Costs:
         input_grad: seconds of I.
         weight_grad: seconds of W.
         backward: seconds of B; None means I + W.
-        update: seconds of U; None means 0.
+        update: seconds of U, the optimizer's step. Where it is given, an update of every stage ends the step of its
+            rank, unless the schedule has no backward or updates of its own; None adds no update, and one that a
+            schedule has takes 0.
         overlap: seconds of a cell that overlaps several actions, by the stage of its first member; None means
             the sum of its members.
         bytes: bytes per stage, for transfers and memory; None when they are not known.
@@ -263,6 +291,7 @@ class Costs:
         input_grad: float = 1.0,
         weight_grad: float = 1.0,
         latency: float = 0.0,
+        update: float | None = None,
     ) -> Costs:
         """The same seconds for every stage.
 
@@ -272,9 +301,16 @@ class Costs:
             input_grad: seconds of I.
             weight_grad: seconds of W; B takes I + W.
             latency: seconds of every transfer between ranks.
+            update: seconds of the optimizer's step; None leaves it out.
         """
         count = as_index("num_stages", num_stages)
-        return cls((forward,) * count, (input_grad,) * count, (weight_grad,) * count, links=Links(latency))
+        return cls(
+            (forward,) * count,
+            (input_grad,) * count,
+            (weight_grad,) * count,
+            update=None if update is None else (update,) * count,
+            links=Links(latency),
+        )
 
     @property
     def num_stages(self) -> int:
@@ -307,6 +343,20 @@ class Costs:
         if len(work) > 1 and self.overlap is not None:
             return self.overlap[work[0][1]]
         return sum(self.seconds(kind, stage) for kind, stage in work)
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the costs as JSON, atomically; `pp.load` reads them.
+
+        Args:
+            path: where to.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or they are longer than `load` would read.
+        """
+        from pipelab.core.interchange import json_files  # files are about values
+
+        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The costs as plain values, ready for JSON; what is None is left out."""

@@ -6,6 +6,9 @@ It is compiled once per schedule into plain Python lists in topological order; n
 A cell that needs several values becomes several entries, all but the last without duration, so that one loop
 serves all. Two sentinels stand before the entries: 0 ends at time 0 (nothing ran before on the rank), 1 ends
 at minus infinity (nothing is needed).
+
+What is called a cell on a rank here is any task that runs in a row of tasks: a transfer on a link, for instance
+(`lanes`).
 """
 
 from __future__ import annotations
@@ -64,6 +67,8 @@ class Recurrence:
         previous: shape (entries,): which end frees the rank, sentinels included.
         needed: shape (entries,): which end the entry waits for, sentinels included.
         place: shape (cells,): which end is that of each cell.
+        first: shape (ranks that run something,): the first entry of each.
+        last: the last entry of each.
     """
 
     work: IntArray
@@ -71,6 +76,8 @@ class Recurrence:
     previous: IntArray
     needed: IntArray
     place: IntArray
+    first: IntArray
+    last: IntArray
     _steps: tuple[list[int], list[int]]
 
     def times(self, durations: FloatArray, transfers: FloatArray | float) -> tuple[FloatArray, FloatArray]:
@@ -114,6 +121,52 @@ class Recurrence:
         classes = which.tolist()
         found = [self._last_ends(durations[:, c], classes, transfers[:, c]) for c in chunks]
         return np.concatenate(found) if found else np.zeros(0)
+
+    def carries(self, durations: FloatArray, transfers: FloatArray) -> FloatArray:
+        """How the moments at which ranks become free carry over from one run to the next.
+
+        With x the moments at which the ranks become free for a run, rank r becomes free again at
+        max over s of (x[s] + found[r, s]): the longest chain that begins on rank s and ends on rank r.
+
+        Args:
+            durations: shape (entries,): seconds.
+            transfers: shape (hops,): seconds.
+
+        Returns:
+            Shape (ranks that run something, the same): seconds; -inf where nothing carries over.
+        """
+        count = len(self.first)
+        at_once = max(1, _MANY // max(1, len(self.work)))
+        parts = [slice(k, min(count, k + at_once)) for k in range(0, count, at_once)]
+        return np.hstack([self._carried(durations, transfers, part) for part in parts])
+
+    def _carried(self, durations: FloatArray, transfers: FloatArray, part: slice) -> FloatArray:
+        """The columns of `carries` for some of the ranks."""
+        free = np.full((len(self.first), part.stop - part.start), -np.inf)
+        free[np.arange(part.start, part.stop), np.arange(free.shape[1])] = 0.0
+        ends = np.full((len(self.work) + _SENTINELS, free.shape[1]), -np.inf)
+        rows = list(ends)
+        before = [rows[k] for k in self._steps[0]]
+        for entry, start in zip(self.first.tolist(), free, strict=True):
+            before[entry] = start
+        steps = zip(
+            rows[_SENTINELS:],
+            before,
+            self._steps[1],
+            durations.tolist(),
+            transfers[self.hop].tolist(),
+            strict=True,
+        )
+        scratch = np.empty(free.shape[1])
+        add, maximum = np.add, np.maximum
+        for end, previous, needed, duration, move in steps:
+            if needed != 1:
+                add(rows[needed], move, out=scratch)
+                maximum(previous, scratch, out=scratch)
+                add(scratch, duration, out=end)
+            else:
+                add(previous, duration, out=end)
+        return ends[self.last + _SENTINELS]
 
     def _last_ends(self, durations: FloatArray, classes: list[int], transfers: FloatArray) -> FloatArray:
         ends = np.empty((len(classes) + _SENTINELS, durations.shape[1]))
@@ -169,7 +222,9 @@ def compile_recurrence(cell_rank: IntArray, num_ranks: int, predecessors: Predec
     previous[np.isin(order, stops[:-1])] = 0
     needed = position[needed[order]]
     steps = (previous.tolist(), needed.tolist())
-    return Recurrence(work[order], hop[order], previous, needed, position[last], steps)
+    runs = stops[:-1] < stops[1:]
+    first, final = (position[entry[runs]] - _SENTINELS for entry in (stops[:-1], stops[1:] - 1))
+    return Recurrence(work[order], hop[order], previous, needed, position[last], first, final, steps)
 
 
 def _topological_order(needed: list[int], stops: list[int], last: IntArray) -> list[int]:

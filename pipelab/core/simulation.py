@@ -1,7 +1,8 @@
 """Simulation: the longest path through a schedule under given costs.
 
 An action starts when its rank is free and its inputs have arrived. A transfer between two ranks takes latency
-+ bytes / bandwidth and overlaps with compute; on one rank it is free.
++ bytes / bandwidth and overlaps with compute; on one rank it is free. Links that carry one transfer at a time, sends
+that block, updates that end the step and a feed are further lanes of the same recurrence (`lanes`).
 """
 
 from __future__ import annotations
@@ -11,41 +12,54 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pipelab.core.actions import CODES, Kind
 from pipelab.core.costs import Costs
+from pipelab.core.feed import Feed
+from pipelab.core.intake import Intake, intake_of, taken_on_one_rank
+from pipelab.core.lanes import Features, lanes_of
+from pipelab.core.max_plus import cycle_mean
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.schedule import Schedule
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 
-__all__ = ["simulate", "simulate_many"]
+__all__ = ["period", "simulate", "simulate_many"]
 
 
-def simulate(schedule: Schedule, costs: Costs) -> Trace:
+def simulate(schedule: Schedule, costs: Costs, *, feed: Feed | None = None) -> Trace:
     """Predict when each action of a schedule starts and ends.
 
     Args:
         schedule: any schedule.
-        costs: seconds per model stage; `schedule.num_model_stages` of them.
+        costs: seconds per model stage; `schedule.num_model_stages` of them. With `costs.update` an update of each
+            stage on a rank ends the rank's step, unless the schedule runs no backward or updates by itself. A replica
+            is updated on its rank as its original is on its own; the exchange of their gradients is not modelled.
+        feed: how micro-batches are loaded and prepared; None has all of them ready from the start.
 
     Returns:
-        A trace with the clock "simulated", in seconds, one row a cell.
+        A trace with the clock "simulated", in seconds, one row a cell; then rows for the transfers (where links are
+        serial or blocking), for loading and preparing (with a feed) and for the updates.
 
     Example:
         >>> import pipelab as pp
         >>> one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
         >>> simulate(one, pp.Costs.uniform(4)).makespan
         33.0
+        >>> simulate(one, pp.Costs.uniform(4), feed=pp.Feed(load=4.0)).makespan
+        44.0
 
     Raises:
-        PipelabError: costs for another number of stages, or links for another number of ranks.
-        TypeError: something else than a schedule and costs.
+        PipelabError: costs for another number of stages, links for another number of ranks, or a feed for another
+            number of micro-batches.
+        TypeError: something else than a schedule, costs and a feed.
     """
     _check_fit(schedule, costs)
+    features = _features(schedule, costs)
+    if feed is not None or features.any:
+        return _with_lanes(schedule, costs, features, feed)
     durations = np.array(_durations(schedule, costs))[schedule.workload.which]
-    found = _transfers(schedule, costs)
-    transfers = found if isinstance(found, float) else np.array(found)
-    start, end = schedule.recurrence.times(durations, transfers)
-    return Trace.from_times(schedule, start, end, clock="simulated", bytes=costs.bytes)
+    start, end = schedule.recurrence.times(durations, _transfers(schedule, costs))
+    return Trace.from_times(schedule, start, end, clock="simulated", bytes=costs.bytes, costs=costs)
 
 
 def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray:
@@ -53,7 +67,7 @@ def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray
 
     Args:
         schedule: any schedule.
-        costs_list: K costs.
+        costs_list: K costs; those with the same lanes (see `Links`, and `update` in `Costs`) run at once.
 
     Returns:
         Shape (K,): makespans in seconds.
@@ -67,19 +81,56 @@ def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray
     Raises:
         PipelabError: as `simulate`, for the first of the costs that do not fit.
     """
-    durations, transfers = [], []
-    hops = len(schedule.workload.hops)
+    groups: dict[Features, list[int]] = {}
+    many: list[Costs] = []
     for costs in costs_list:
         _check_fit(schedule, costs)
-        durations.append(_durations(schedule, costs))
-        moves = _transfers(schedule, costs)
-        transfers.append([moves] * hops if isinstance(moves, float) else moves)
-    if not durations:
-        return np.zeros(0)
-    moved = np.array(transfers, dtype=np.float64).reshape(len(transfers), hops)
-    return schedule.recurrence.makespans(
-        np.array(durations).T.copy(), schedule.workload.which, moved.T.copy()
-    )
+        groups.setdefault(_features(schedule, costs), []).append(len(many))
+        many.append(costs)
+    found = np.zeros(len(many))
+    for features, numbers in groups.items():
+        found[numbers] = _makespans(schedule, features, [many[k] for k in numbers])
+    return found
+
+
+def period(schedule: Schedule, costs: Costs) -> float:
+    """Seconds per step when steps follow each other without a barrier.
+
+    A rank begins its next step when its own part of this one is over, updates included; what it computes needs only
+    inputs of its own step. So a rank that ends early starts early, and the steps mesh as far as the order of the
+    ranks lets them: 1F1B's period is its makespan, since rank 0 works on the step from its beginning to its end,
+    while ZB-H2's is shorter (arXiv 2401.10241). Where ranks do not depend on each other (an ensemble), it is the
+    period of the slowest.
+
+    It is exact, not found by waiting for two steps that look alike: the longest chains from each rank's beginning to
+    each rank's end make a max-plus matrix, whose critical cycle has the period as its mean (`max_plus`). That takes
+    O(actions x ranks + ranks^3).
+
+    Args:
+        schedule: any schedule. Where it holds several mini-batches, a step is all of them.
+        costs: seconds per model stage; `schedule.num_model_stages` of them.
+
+    Returns:
+        Seconds; at least the busiest rank's work, at most the makespan.
+
+    Example:
+        >>> import pipelab as pp
+        >>> one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+        >>> period(one, pp.Costs.uniform(4))
+        33.0
+
+    Raises:
+        PipelabError: as `simulate`.
+        TypeError: as `simulate`.
+    """
+    _check_fit(schedule, costs)
+    features = _features(schedule, costs)
+    if features.any:
+        lanes = lanes_of(schedule, features)
+        seconds, moves = _lane_seconds(schedule, costs, features)
+        return cycle_mean(lanes.recurrence.carries(seconds[lanes.which], moves))
+    durations = np.array(_durations(schedule, costs))[schedule.workload.which]
+    return cycle_mean(schedule.recurrence.carries(durations, np.array(_hop_seconds(schedule, costs))))
 
 
 def _check_fit(schedule: Schedule, costs: Costs) -> None:
@@ -97,15 +148,86 @@ def _check_fit(schedule: Schedule, costs: Costs) -> None:
         )
 
 
+def _features(schedule: Schedule, costs: Costs) -> Features:
+    links = costs.links
+    updates = costs.update is not None and schedule.has_backward
+    if updates:
+        updates = not (schedule.table.kind == CODES[Kind.U]).any()
+    return Features(links.serial and not links.blocking, links.blocking, updates)
+
+
 def _durations(schedule: Schedule, costs: Costs) -> list[float]:
     return [costs.seconds_of(work) for work in schedule.workload.works]
 
 
-def _transfers(schedule: Schedule, costs: Costs) -> list[float] | float:
+def _transfers(schedule: Schedule, costs: Costs) -> FloatArray | float:
     """Seconds of each hop; one number where all are the same."""
     links = costs.links
     sizeless = costs.bytes is None or (isinstance(links.bandwidth, float) and math.isinf(links.bandwidth))
     if sizeless and isinstance(links.latency, float):
         return links.latency
+    return np.array(_hop_seconds(schedule, costs))
+
+
+def _hop_seconds(schedule: Schedule, costs: Costs) -> list[float]:
+    """Seconds of each hop; 0 for the last, which goes nowhere."""
     outputs = costs.bytes.outputs if costs.bytes is not None else (0.0,) * costs.num_stages
-    return [links.seconds(source, target, outputs[stage]) for source, target, stage in schedule.workload.hops]
+    return [
+        costs.links.seconds(source, target, outputs[stage])
+        for source, target, stage in schedule.workload.hops
+    ]
+
+
+def _lane_seconds(
+    schedule: Schedule, costs: Costs, features: Features, fed: tuple[FloatArray, ...] = ()
+) -> tuple[FloatArray, FloatArray]:
+    """Seconds of each class of `Lanes`, in its order, and of each hop: nothing where transfers are tasks."""
+    hops = np.array(_hop_seconds(schedule, costs))
+    updates = np.zeros(costs.num_stages) if costs.update is None else np.array(costs.update)
+    seconds = np.concatenate([_durations(schedule, costs), hops, updates, *fed])
+    return seconds, 0 * hops if features.serial or features.blocking else hops
+
+
+def _makespans(schedule: Schedule, features: Features, many: list[Costs]) -> FloatArray:
+    if features.any:
+        lanes = lanes_of(schedule, features)
+        pairs = [_lane_seconds(schedule, costs, features) for costs in many]
+        seconds, moves = (np.array(column).T.copy() for column in zip(*pairs, strict=True))
+        return lanes.recurrence.makespans(seconds, lanes.which, moves)
+    hops = len(schedule.workload.hops)
+    durations = np.array([_durations(schedule, costs) for costs in many])
+    transfers = [np.broadcast_to(_transfers(schedule, costs), hops) for costs in many]
+    return schedule.recurrence.makespans(
+        durations.T.copy(), schedule.workload.which, np.array(transfers).T.copy()
+    )
+
+
+def _with_lanes(schedule: Schedule, costs: Costs, features: Features, feed: Feed | None) -> Trace:
+    intake, fed = (None, ()) if feed is None else _fed(schedule, costs, feed)
+    lanes = lanes_of(schedule, features, intake)
+    seconds, moves = _lane_seconds(schedule, costs, features, fed)
+    start, end = (times[lanes.task] for times in lanes.recurrence.times(seconds[lanes.which], moves))
+    cells = schedule.table.num_cells
+    return Trace.from_times(
+        schedule,
+        start[:cells],
+        end[:cells],
+        clock="simulated",
+        bytes=costs.bytes,
+        costs=costs,
+        feed=feed,
+        lanes=lanes.names,
+        others={**lanes.others, "start": start[cells:], "end": end[cells:]} if lanes.others else None,
+    )
+
+
+def _fed(schedule: Schedule, costs: Costs, feed: Feed) -> tuple[Intake, tuple[FloatArray, FloatArray]]:
+    """How micro-batches come, and seconds of loading and preparing them in that order."""
+    if not isinstance(feed, Feed):
+        raise TypeError(f"feed must be a Feed, not {type(feed).__name__}.")
+    load, prepare = feed.seconds(schedule.num_microbatches)
+    starts = (
+        None if taken_on_one_rank(schedule) else simulate(schedule, costs).start[: schedule.table.num_cells]
+    )
+    intake = intake_of(schedule, feed, starts)
+    return intake, (load[intake.microbatch], prepare[intake.microbatch])

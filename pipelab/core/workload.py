@@ -6,13 +6,17 @@ stage. Costs are looked up once per class, not once per cell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelab.core.actions import KINDS, ActionTable, IntArray, Kind
 from pipelab.core.placement import Placement
 from pipelab.core.recurrence import Recurrence
+
+if TYPE_CHECKING:
+    from pipelab.core.lanes import Features, Lanes
 
 __all__ = ["Hop", "Work", "Workload"]
 
@@ -32,11 +36,13 @@ class Workload:
         hops: for each hop of the recurrence its ranks and its model stage; the last goes nowhere and is that of
             entries that need nothing.
         which: shape (entries,): the class of each entry of the recurrence.
+        compiled: the schedule with further lanes, kept once it was compiled (`lanes`).
     """
 
     works: tuple[Work, ...]
     hops: tuple[Hop, ...]
     which: IntArray
+    compiled: dict[Features, Lanes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: ActionTable, placement: Placement, recurrence: Recurrence) -> Workload:
