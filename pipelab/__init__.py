@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipelab.core.costs import Costs as Costs
     from pipelab.core.costs import Links as Links
     from pipelab.core.costs import StageBytes as StageBytes
+    from pipelab.core.feed import Feed as Feed
     from pipelab.core.placement import Placement as Placement
     from pipelab.core.plan import Plan as Plan
     from pipelab.core.plan import load as load
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipelab.core.schedule import Schedule as Schedule
     from pipelab.core.schedules import SCHEDULES as SCHEDULES
     from pipelab.core.schedules import schedule as schedule
+    from pipelab.core.simulation import period as period
     from pipelab.core.simulation import simulate as simulate
     from pipelab.core.simulation import simulate_many as simulate_many
     from pipelab.core.split import Split as Split
@@ -58,6 +60,7 @@ _HOMES = {
     "Args": "pipelab.runtime.inputs",
     "Comparison": "pipelab.core.comparison",
     "Costs": "pipelab.core.costs",
+    "Feed": "pipelab.core.feed",
     "Kind": "pipelab.core.actions",
     "Lab": "pipelab.widgets.lab",
     "Links": "pipelab.core.costs",
@@ -79,6 +82,7 @@ _HOMES = {
     "exercise": "pipelab.teaching",
     "layers": "pipelab.runtime.layers",
     "load": "pipelab.core.plan",
+    "period": "pipelab.core.simulation",
     "plot_memory": "pipelab.plots.memory",
     "plot_stages": "pipelab.plots.stages",
     "plot_sweep": "pipelab.plots.sweep",
