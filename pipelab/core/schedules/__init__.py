@@ -9,13 +9,22 @@ from typing import Any
 
 from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.core.schedule import Schedule
-from pipelab.core.schedules import interleaved, linear, v_shape, zero_bubble
+from pipelab.core.schedules import bidirectional, interleaved, linear, v_shape, wave, zero_bubble
 from pipelab.core.schedules.info import ScheduleInfo, ScheduleTable
 from pipelab.errors import PipelabError, one_of, reject_unknown
 
 __all__ = ["SCHEDULES", "ScheduleInfo", "ScheduleTable", "schedule"]
 
-SCHEDULES = ScheduleTable((*linear.FAMILY, *interleaved.FAMILY, *zero_bubble.FAMILY, *v_shape.FAMILY))
+SCHEDULES = ScheduleTable(
+    (
+        *linear.FAMILY,
+        *interleaved.FAMILY,
+        *zero_bubble.FAMILY,
+        *v_shape.FAMILY,
+        *bidirectional.FAMILY,
+        *wave.FAMILY,
+    )
+)
 """Name -> what it is, where it comes from and how it is built."""
 
 
