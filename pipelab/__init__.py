@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pipelab.core.costs import Links as Links
     from pipelab.core.costs import StageBytes as StageBytes
     from pipelab.core.feed import Feed as Feed
+    from pipelab.core.interchange.json_files import load as load
     from pipelab.core.placement import Placement as Placement
     from pipelab.core.plan import Plan as Plan
-    from pipelab.core.plan import load as load
     from pipelab.core.plan import virtual as virtual
     from pipelab.core.profile import Profile as Profile
     from pipelab.core.report import Report as Report
@@ -81,7 +81,7 @@ _HOMES = {
     "compare": "pipelab.core.comparison",
     "exercise": "pipelab.teaching",
     "layers": "pipelab.runtime.layers",
-    "load": "pipelab.core.plan",
+    "load": "pipelab.core.interchange.json_files",
     "period": "pipelab.core.simulation",
     "plot_memory": "pipelab.plots.memory",
     "plot_stages": "pipelab.plots.stages",

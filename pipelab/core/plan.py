@@ -14,7 +14,7 @@ from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 
-__all__ = ["Devices", "Plan", "VirtualDevices", "load", "virtual"]
+__all__ = ["Devices", "Plan", "VirtualDevices", "virtual"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Plan:
         )
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the plan as JSON, atomically.
+        """Write the plan as JSON, atomically; `pp.load` reads it.
 
         Args:
             path: where to.
@@ -174,20 +174,9 @@ class Plan:
             PipelabError: the file exists and `overwrite` is False, or the plan is longer than `load` would
                 read.
         """
-        strict_json.write(path, self.to_dict(), overwrite=overwrite)
+        from pipelab.core.interchange import json_files  # files are about values
 
-
-def load(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan that `Plan.save` wrote. The file may come from a stranger: all in it is checked.
-
-    Args:
-        path: a JSON file of at most 5 MB.
-
-    Raises:
-        PipelabError: names the field that is wrong.
-        OSError: the file cannot be read.
-    """
-    return Plan.from_dict(strict_json.read(path))
+        json_files.save(self, path, overwrite)
 
 
 def _devices(devices: str | Iterable[str] | VirtualDevices) -> Devices:

@@ -7,6 +7,7 @@ The fixed part a is why many small micro-batches do not cost the same as a few l
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -230,6 +231,20 @@ class Profile:
             columns[label] = [line.at(self.batch_size) for line in getattr(self, name)]
         columns["parameters [bytes]"] = self.parameter_bytes
         return pd.DataFrame(columns)
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the profile as JSON, atomically; `pp.load` reads it.
+
+        Args:
+            path: where to.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
+        """
+        from pipelab.core.interchange import json_files  # files are about values
+
+        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain values, ready for JSON; a line is [fixed, per_sample]."""

@@ -6,6 +6,7 @@ all read it, and none of them knows it by name. Idle time is not in it: that fol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from pipelab.errors import PipelabError
 
 if TYPE_CHECKING:
     from pipelab.core.costs import Costs
+    from pipelab.core.interchange.torch_runtime import TorchVerdict
     from pipelab.core.versions import WeightVersions
 
 __all__ = ["Schedule"]
@@ -359,6 +361,65 @@ class Schedule:
         name, placement, numbering, lines = schedule_text.load(text)
         names = [f"rank {rank}" for rank in range(len(lines))]
         return cls.from_table(read_cells(lines, names), placement, name=name, **numbering)
+
+    def to_csv(self) -> str:
+        """The schedule as torch's compute-only table: one line a rank, cells with commas between.
+
+        It is what `_PipelineScheduleRuntime._load_csv(path, format="compute_only")` reads and `_dump_csv` writes, byte
+        for byte; write it with `open(path, "w", newline="")`. See `runs_on_torch` for what torch does with it.
+
+        Example:
+            >>> import pipelab as pp
+            >>> print(pp.schedule("1f1b", num_ranks=2, num_microbatches=2).to_csv().replace("\r", ""), end="")
+            0F0,0F1,0B0,0B1
+            1F0,1B0,1F1,1B1
+
+        Raises:
+            PipelabError: updates (U), mini-batches or slices, which the table cannot hold.
+        """
+        from pipelab.core.interchange import torch_csv  # formats are about schedules
+
+        return torch_csv.dump(self)
+
+    @classmethod
+    def from_csv(cls, text: str, placement: Placement | None = None, *, name: str = "custom") -> Schedule:
+        """Read torch's compute-only table, strictly; empty cells (idle time) are left out.
+
+        Args:
+            text: what `to_csv` or torch's `_dump_csv(path, format="compute_only")` wrote.
+            placement: where the stages are; None reads it from the table, as one chain.
+            name: what plots and tables call it.
+
+        Raises:
+            PipelabError: names the line and the cell that is none, or says what cannot run.
+        """
+        from pipelab.core.interchange import torch_csv
+
+        table = torch_csv.load(text)
+        return cls.from_table(
+            table, _placement_of(table, name) if placement is None else placement, name=name
+        )
+
+    @cached_property
+    def runs_on_torch(self) -> TorchVerdict:
+        """What torch.distributed.pipelining would do with this schedule: "exact", "lowerable" or "no", and why."""
+        from pipelab.core.interchange.torch_runtime import judge
+
+        return judge(self)
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the schedule as JSON, atomically; `pp.load` reads it.
+
+        Args:
+            path: where to.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
+        """
+        from pipelab.core.interchange import json_files
+
+        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain values, ready for JSON: each rank's order is one text of cells."""

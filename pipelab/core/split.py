@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,20 @@ class Split:
     def __str__(self) -> str:
         starts = ", ".join(("the start", *self.cuts))
         return f"{self.num_stages} stage{'s' * (self.num_stages > 1)}, beginning at {starts}"
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the split as JSON, atomically; `pp.load` reads it.
+
+        Args:
+            path: where to.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
+        """
+        from pipelab.core.interchange import json_files  # files are about values
+
+        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The cuts as a plain list."""

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelab.errors import PipelabError
 
-__all__ = ["MAX_BYTES", "MAX_LEVELS", "parse", "read", "write"]
+__all__ = ["MAX_BYTES", "MAX_LEVELS", "parse", "read", "write", "write_text"]
 
 MAX_BYTES = 5_000_000
 MAX_LEVELS = 64
@@ -149,27 +150,44 @@ def write(
     Raises:
         PipelabError: the file exists and `overwrite` is False, a number is not finite, or it is too long.
     """
-    target = Path(path)
+    name = Path(path).name
     try:
-        text = (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+        text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     except ValueError as error:
-        raise PipelabError(f"{target.name} cannot be written: {error}.") from None
-    if len(text) > max_bytes:
-        raise PipelabError(
-            f"{target.name} would have {len(text):,} bytes; at most {max_bytes:,} can be read back."
-        )
+        raise PipelabError(f"{name} cannot be written: {error}.") from None
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > max_bytes:
+        raise PipelabError(f"{name} would have {size:,} bytes; at most {max_bytes:,} can be read back.")
+    write_text(path, [text], overwrite=overwrite)
+
+
+def write_text(path: str | os.PathLike[str], pieces: Iterable[str], *, overwrite: bool = False) -> None:
+    """Write text atomically: the file is there in full, or as it was before.
+
+    Args:
+        path: where to; its folder must exist.
+        pieces: the text, piece by piece.
+        overwrite: replace a file that is there.
+
+    Raises:
+        PipelabError: the file exists and `overwrite` is False, or the text holds half a character.
+    """
+    target = Path(path)
     if target.exists() and not overwrite:
         raise PipelabError(f"{target} exists. Pass overwrite=True to replace it.")
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
-            file.write(text)
+            for piece in pieces:
+                file.write(piece.encode())
             file.flush()
             os.fsync(file.fileno())
         if overwrite:
             os.replace(temporary, target)
         else:
             _link(temporary, target)
+    except UnicodeEncodeError:
+        raise PipelabError(f"{target.name} cannot be written: a name holds half a character.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -209,8 +227,10 @@ def fields(
 
 
 def items(value: object, where: str, limit: int = 2**22) -> list[Any]:
-    """Check that `value` is a list of at most `limit` items."""
-    if not isinstance(value, (list, tuple)):
+    """Check that `value` is a list (or a column of numbers) of at most `limit` items."""
+    if isinstance(value, np.ndarray) and len(value) <= limit:
+        return list(value.tolist())
+    if not isinstance(value, (list, tuple, np.ndarray)):
         raise PipelabError(f"{where} must be a list, not {_kind(value)}.")
     if len(value) > limit:
         raise PipelabError(f"{where} has {len(value):,} items; the limit is {limit:,}.")
@@ -257,8 +277,29 @@ def numbers(value: object, where: str) -> tuple[float, ...]:
     return tuple(number(item, f"{where}[{n}]") for n, item in enumerate(items(value, where)))
 
 
+def column(value: object, where: str) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+    """Check that `value` is a list of finite numbers, and make it a column: of integers where all are."""
+    if not isinstance(value, np.ndarray):
+        found = items(value, where)
+        if all(type(item) is int for item in found):
+            return np.array(integers(found, where), dtype=np.int64)
+        return np.array(numbers(found, where), dtype=np.float64)
+    if len(value) > 2**22:
+        raise PipelabError(f"{where} has {len(value):,} items; the limit is {2**22:,}.")
+    return value
+
+
+def integer_column(value: object, where: str) -> npt.NDArray[np.int64]:
+    """Check that `value` is a list of integers, and make it a column."""
+    found = column(value, where)
+    if found.dtype.kind != "i":
+        raise PipelabError(f"{where} must hold integers only.")
+    return found.astype(np.int64)
+
+
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    names[np.ndarray] = names[list]
     return names.get(type(value)) or (
         str(value)[:40] if isinstance(value, (int, float)) else type(value).__name__
     )

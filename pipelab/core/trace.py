@@ -6,6 +6,7 @@ is one call.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -284,6 +285,20 @@ class Trace:
     def __hash__(self) -> int:
         return hash((self.schedule, self.clock, self.label, self.start.tobytes(), self.end.tobytes()))
 
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the trace as JSON, atomically; `pp.load` reads it.
+
+        Args:
+            path: where to.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
+        """
+        from pipelab.core.interchange import json_files  # files are about values
+
+        json_files.save(self, path, overwrite)
+
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain values, ready for JSON; what the schedule says is not repeated."""
         cells = self.schedule.table.num_cells
@@ -315,9 +330,7 @@ class Trace:
         found = strict_json.fields(data, where, required=required, optional=_OPTIONAL)
         schedule = Schedule.from_dict(found["schedule"], f"{where}.schedule")
         others = strict_json.fields(found["others"], f"{where}.others", required=_COLUMNS[:5])
-        extra = {
-            n: np.array(strict_json.integers(others[n], f"{where}.others.{n}"), np.int64) for n in others
-        }
+        extra = {n: strict_json.integer_column(others[n], f"{where}.others.{n}") for n in others}
         lanes = strict_json.texts(found["lanes"], f"{where}.lanes")
         limits = {"rank": schedule.num_ranks, "lane": len(lanes), "kind": len(KINDS)}
         for name, column in extra.items():
@@ -329,8 +342,8 @@ class Trace:
                 name: np.append(column, extra[name].astype(column.dtype))
                 for name, column in _cell_columns(schedule).items()
             },
-            start=np.array(strict_json.numbers(found["start"], f"{where}.start")),
-            end=np.array(strict_json.numbers(found["end"], f"{where}.end")),
+            start=strict_json.column(found["start"], f"{where}.start"),
+            end=strict_json.column(found["end"], f"{where}.end"),
             lanes=lanes,
             clock=strict_json.text(found["clock"], f"{where}.clock"),
             devices=strict_json.texts(found["devices"], f"{where}.devices"),
