@@ -370,9 +370,8 @@ class Schedule:
 
         Example:
             >>> import pipelab as pp
-            >>> print(pp.schedule("1f1b", num_ranks=2, num_microbatches=2).to_csv().replace("\r", ""), end="")
-            0F0,0F1,0B0,0B1
-            1F0,1B0,1F1,1B1
+            >>> pp.schedule("1f1b", num_ranks=2, num_microbatches=2).to_csv().splitlines()
+            ['0F0,0F1,0B0,0B1', '1F0,1B0,1F1,1B1']
 
         Raises:
             PipelabError: updates (U), mini-batches or slices, which the table cannot hold.
