@@ -9,7 +9,16 @@ from typing import Any
 
 from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.core.schedule import Schedule
-from pipelab.core.schedules import bidirectional, interleaved, linear, v_shape, wave, zero_bubble
+from pipelab.core.schedules import (
+    asynchronous,
+    bidirectional,
+    interleaved,
+    linear,
+    sliced,
+    v_shape,
+    wave,
+    zero_bubble,
+)
 from pipelab.core.schedules.info import ScheduleInfo, ScheduleTable
 from pipelab.errors import PipelabError, one_of, reject_unknown
 
@@ -23,6 +32,8 @@ SCHEDULES = ScheduleTable(
         *v_shape.FAMILY,
         *bidirectional.FAMILY,
         *wave.FAMILY,
+        *asynchronous.FAMILY,
+        *sliced.FAMILY,
     )
 )
 """Name -> what it is, where it comes from and how it is built."""

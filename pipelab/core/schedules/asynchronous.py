@@ -14,14 +14,19 @@ from __future__ import annotations
 import numpy as np
 
 from pipelab.core.actions import CODES, ActionTable, Kind, as_index
+from pipelab.core.closed_form import Assumption, ClosedForm
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.schedules.linear import hops_of_1f1b
 from pipelab.core.schedules.warmup import alternate
 from pipelab.core.validation import check_size
 from pipelab.errors import PipelabError
 
 __all__ = ["FAMILY"]
+
+_MINIBATCHES = 3
+"""How many mini-batches there are where that is left out: a first, one in the steady state, a last."""
 
 _B, _U = CODES[Kind.B], CODES[Kind.U]
 
@@ -51,7 +56,7 @@ def _pipedream(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> S
 
 
 def _two_buffered(
-    num_ranks: int, num_microbatches: int, stages_per_rank: int, *, num_minibatches: int = 3
+    num_ranks: int, num_microbatches: int, stages_per_rank: int, *, num_minibatches: int = _MINIBATCHES
 ) -> Schedule:
     count = as_index("num_minibatches", num_minibatches)
     if count < 1:
@@ -74,6 +79,11 @@ FAMILY = (
         description="1F1B without a flush: every micro-batch is a mini-batch and updates the weights at once.",
         builder=_pipedream,
         is_step=False,
+        form=ClosedForm.where(
+            also="equal stages, updates that take no time",
+            idle=lambda t: (t.p - 1) * (t.F + t.B) + hops_of_1f1b(t) * t.c,
+            peak=lambda t, r: min(t.m, t.p - r),
+        ),
     ),
     ScheduleInfo(
         name="pipedream-2bw",
@@ -85,5 +95,12 @@ FAMILY = (
         builder=_two_buffered,
         keywords=("num_minibatches",),
         is_step=False,
+        form=ClosedForm.where(
+            Assumption("c = 0", lambda t: t.c == 0),
+            also=f"equal stages, updates that take no time, num_minibatches={_MINIBATCHES}",
+            idle=lambda t: (t.p - 1) * (t.F + t.B),
+            peak=lambda t, r: min(_MINIBATCHES * t.m, t.p - r),
+            work=lambda t: _MINIBATCHES * t.m * (t.F + t.B),
+        ),
     ),
 )

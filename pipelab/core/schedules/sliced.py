@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipelab.core.actions import as_index
+from pipelab.core.closed_form import Assumption, ClosedForm
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
@@ -23,9 +24,12 @@ from pipelab.errors import PipelabError
 
 __all__ = ["FAMILY"]
 
+_SLICES = 2
+"""How many slices there are where that is left out."""
+
 
 def _seq_1f1b(
-    num_ranks: int, num_microbatches: int, stages_per_rank: int, *, num_slices: int = 2
+    num_ranks: int, num_microbatches: int, stages_per_rank: int, *, num_slices: int = _SLICES
 ) -> Schedule:
     k = as_index("num_slices", num_slices)
     if k < 1:
@@ -52,5 +56,12 @@ FAMILY = (
         builder=_seq_1f1b,
         keywords=("num_slices",),
         is_step=False,
+        form=ClosedForm.where(
+            Assumption("c = 0", lambda t: t.c == 0),
+            also=f"equal stages and slices; F and B of one slice, num_slices={_SLICES}, the peak in slices",
+            idle=lambda t: (t.p - 1) * (t.F + t.B),
+            peak=lambda t, r: min(_SLICES * t.m, t.p - 1 - r + _SLICES),
+            work=lambda t: _SLICES * t.m * (t.F + t.B),
+        ),
     ),
 )

@@ -10,6 +10,7 @@ from pipelab.core.costs import Costs
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.simulation import simulate
+from pipelab.core.theory import closed_form
 from pipelab.errors import PipelabError
 
 
@@ -81,3 +82,18 @@ def test_a_planted_error_is_caught(name, change):
         last[first_update - 1], last[first_update] = last[first_update], last[first_update - 1]
     with pytest.raises(PipelabError):
         Schedule(orders, one.placement, minibatches=one.minibatches)
+
+
+@pytest.mark.parametrize("name", ["pipedream", "pipedream-2bw"])
+@pytest.mark.parametrize(("p", "m"), [(1, 1), (2, 2), (3, 5), (4, 4), (4, 9)])
+def test_the_closed_form_is_what_the_simulator_finds(name, p, m):
+    form, one = closed_form(name), make(name, p, m)
+    found = simulate(one, Costs.uniform(p, 2, 1, 3)).report()
+    assert form.holds(p, m, F=2, I=1, W=3) == ""
+    assert form.makespan(p, m, F=2, I=1, W=3) == found.makespan
+    assert form.bubble_time(p, m, F=2, I=1, W=3) == found.bubble_time[0]
+    assert form.peak_in_flight(p, m) == found.peak_in_flight
+
+
+def test_latency_breaks_what_2bw_assumes():
+    assert "c = 0" in closed_form("pipedream-2bw").holds(4, 8, c=0.5)

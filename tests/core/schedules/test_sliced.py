@@ -10,6 +10,7 @@ from pipelab.core.costs import Costs
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.simulation import simulate
+from pipelab.core.theory import closed_form
 from pipelab.errors import PipelabError
 
 SIZES = list(product((1, 2, 3, 4, 8), (1, 2, 3, 8), (1, 2, 3, 4)))
@@ -59,3 +60,12 @@ def test_slices_are_at_least_one():
         make(2, 2, 0)
     with pytest.raises(PipelabError, match="the limit is"):
         make(2, 2, 10**12)
+
+
+@pytest.mark.parametrize(("p", "m"), [(1, 1), (2, 1), (3, 5), (4, 4), (4, 9)])
+def test_the_closed_form_is_what_the_simulator_finds(p, m):
+    form, one = closed_form("seq-1f1b"), schedule("seq-1f1b", num_ranks=p, num_microbatches=m)
+    found = simulate(one, Costs.uniform(p, 2, 1, 3)).report()
+    assert form.makespan(p, m, F=2, I=1, W=3) == found.makespan
+    assert form.peak_in_flight(p, m) == found.peak_in_flight
+    assert "num_slices=2" in form.assumptions and "c = 0" in form.holds(p, m, c=1)
