@@ -1,43 +1,111 @@
-"""Closed forms against the simulator, over a grid of sizes and costs."""
+"""Closed forms against the simulator, over a grid of sizes, costs and latencies: exact where their assumptions hold."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from itertools import product
 
 import pytest
 
 from pipelab.core.costs import Costs
+from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import SCHEDULES, schedule
-from pipelab.core.simulation import simulate
-from pipelab.core.theory import FORMS, closed_form
+from pipelab.core.simulation import simulate, simulate_many
+from pipelab.core.theory import FORMS, Terms, closed_form
 from pipelab.errors import PipelabError
 
-SIZES = list(product((1, 2, 3, 4, 8), (1, 2, 3, 4, 6, 8, 12), (1, 2, 3)))
+SIZES = list(product((1, 2, 3, 4, 6), (1, 2, 3, 4, 5, 6, 8, 12)))
+SECONDS = [
+    dict(zip("FIW", seconds, strict=True)) | {"c": c}
+    for seconds, c in product(
+        ((1, 1, 1), (2, 2, 1), (2, 3, 1), (1, 3, 2), (3, 1, 1), (1, 1, 3)), (0, 1 / 16, 1 / 2, 2)
+    )
+]
+SECONDS += [{"F": 1, "I": 1, "W": 1, "overlap": 3 * part} for part in (0.9375, 0.75, 0.5)]
+SECONDS += [{"F": 1, "I": 1, "W": 1, "B": 3, "overlap": 4}]
+STEPS = [name for name in FORMS if SCHEDULES[name].is_step]
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize(("F", "B"), [(1, 2), (2, 3), (3, 1)])
-def test_forms_agree_with_the_simulator(name, F, B):
-    form, checked = closed_form(name), 0
-    for p, m, v in SIZES:
-        if v > 1 and (SCHEDULES[name].stages_per_rank[1] is not None or m % p):
-            continue
-        one = schedule(name, num_ranks=p, num_microbatches=m, stages_per_rank=v)
-        found = simulate(one, Costs.uniform(p * v, F, B / 2, B / 2)).report()
-        assert form.makespan(p, m, v, F, B) == found.makespan
-        assert form.bubble_time(p, m, v, F, B) == found.bubble_time[0]
-        assert form.bubble_fraction(p, m, v, F, B) == pytest.approx(found.bubble_fraction)
-        assert form.bubble_ratio(p, m, v, F, B) == pytest.approx(found.bubble_ratio)
-        assert form.peak_in_flight(p, m, v) == found.peak_in_flight
-        checked += 1
-    assert checked >= 35
+@cache
+def make(name: str, p: int, m: int, v: int) -> Schedule | None:
+    try:
+        return schedule(name, num_ranks=p, num_microbatches=m, stages_per_rank=v)
+    except PipelabError:
+        return None  # sizes that this rule does not take
 
 
-def test_every_form_is_of_a_schedule_and_says_its_paper_and_assumptions():
-    assert set(FORMS) <= set(SCHEDULES)
+def costs(count: int, terms: Terms) -> Costs:
+    made = Costs.uniform(count, terms.F, terms.I, terms.W, latency=terms.c)
+    return replace(made, backward=(terms.B,) * count, overlap=(terms.overlap,) * count)
+
+
+@cache
+def simulated(name: str) -> list[tuple[tuple[int, int, int], dict[str, float], float | None]]:
+    """Sizes, seconds and makespan of every case of the grid; None for sizes that are refused."""
+    least, most = SCHEDULES[name].stages_per_rank
+    found = []
+    for p, m in SIZES:
+        for v in range(least, (least + 2 if most is None else most) + 1):
+            one = make(name, p, m, v)
+            if one is None:
+                found.append(((p, m, v), {}, None))
+                continue
+            many = [costs(one.num_model_stages, Terms.of(p, m, v, **seconds)) for seconds in SECONDS]
+            spans = simulate_many(one, many).tolist()
+            found += [((p, m, v), seconds, span) for seconds, span in zip(SECONDS, spans, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_forms_are_exact_where_their_assumptions_hold(name):
+    form, checked = FORMS[name], set()
+    for sizes, seconds, makespan in simulated(name):
+        if makespan is not None and not form.holds(*sizes, **seconds):
+            assert form.makespan(*sizes, **seconds) == pytest.approx(makespan, rel=1e-12), (sizes, seconds)
+            checked.add(sizes)
+    assert len(checked) >= 7
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_assumption_is_needed(name):
+    """For each there is a case in which it alone is broken, and the formula is wrong or the sizes are refused."""
+    form = FORMS[name]
+    needed = set()
+    for sizes, seconds, makespan in simulated(name):
+        broken = [a.words for a in form.conditions if not a.test(Terms.of(*sizes, **seconds))]
+        if makespan is None:
+            needed.update(broken)
+        elif len(broken) == 1 and form.makespan(*sizes, **seconds) != pytest.approx(makespan, rel=1e-6):
+            needed.update(broken)
+    assert needed == {assumption.words for assumption in form.conditions}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_idle_times_are_of_the_worst_rank_and_peaks_of_each(name):
+    form, checked, least = FORMS[name], 0, SCHEDULES[name].stages_per_rank[0]
+    for p, m in SIZES:
+        one = make(name, p, m, least)
+        for seconds in ({}, {"F": 1, "I": 1, "W": 1, "overlap": 2.5}):
+            if one is None or form.holds(p, m, least, **seconds):
+                continue
+            found = simulate(one, costs(one.num_model_stages, Terms.of(p, m, least, **seconds))).report()
+            assert form.bubble_time(p, m, least, **seconds) == pytest.approx(max(found.bubble_time))
+            assert form.peak_in_flight(p, m, least) == found.peak_in_flight
+            if len(set(found.bubble_time)) == 1:
+                assert form.bubble_fraction(p, m, least, **seconds) == pytest.approx(found.bubble_fraction)
+                assert form.bubble_ratio(p, m, least, **seconds) == pytest.approx(found.bubble_ratio)
+            checked += 1
+    assert checked >= 10
+
+
+def test_every_form_is_of_a_schedule_and_says_its_assumptions():
+    assert set(FORMS) == {name for name, info in SCHEDULES.items() if info.form is not None}
     for name, form in FORMS.items():
-        assert form.name == name and form.assumptions and form.paper == SCHEDULES[name].paper
-        assert form.formulas == SCHEDULES[name].formulas
+        assert closed_form(name) is form is SCHEDULES[name].form
+        assert form.assumptions and SCHEDULES[name].formulas
+        for assumption in form.conditions:
+            assert assumption.words in form.assumptions
 
 
 def test_published_numbers():
@@ -46,12 +114,33 @@ def test_published_numbers():
     assert closed_form("interleaved-1f1b").bubble_ratio(4, 8, 2) == 3 / 16
 
 
-def test_sizes_for_which_a_form_does_not_hold_are_refused():
-    with pytest.raises(
-        PipelabError, match=r"interleaved-1f1b needs m mod p = 0, not m=6 at p=4. Simulate it"
-    ):
-        closed_form("interleaved-1f1b").makespan(4, 6, 2)
-    with pytest.raises(PipelabError, match="p=0, m=1, v=1; all are at least 1"):
-        closed_form("gpipe").bubble_time(0, 1)
+@pytest.mark.parametrize(
+    ("name", "v", "makespans"),
+    [
+        ("gpipe", 1, (33, 213, 813)),
+        ("1f1b", 1, (33, 213, 813)),
+        ("zb-h1", 1, (27, 199, 783)),
+        ("interleaved-1f1b", 2, (57, 405, 1581)),
+        ("zb-v", 2, (51, 391, 1551)),
+        ("dualpipev", 2, (54, 398, 1566)),
+    ],
+)
+def test_makespans_on_which_independent_tools_agree(name, v, makespans):
+    sizes = ((4, 8, v), (8, 64, v), (16, 256, v))
+    assert tuple(closed_form(name).makespan(*size) for size in sizes) == makespans
+    assert [closed_form(name).holds(*size) for size in sizes] == [""] * 3
+    found = tuple(simulate(make(name, *size), Costs.uniform(size[0] * v)).makespan for size in sizes)
+    assert found == makespans
+
+
+@pytest.mark.parametrize(
+    ("p", "m", "hops"), [(4, 8, 16), (4, 16, 28), (8, 16, 40), (8, 32, 68), (8, 64, 124)]
+)
+def test_latency_costs_1f1b_more_with_every_micro_batch(p, m, hops):
+    form = closed_form("1f1b")
+    assert form.makespan(p, m, c=0.5) - form.makespan(p, m) == hops * 0.5
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(PipelabError, match=r"closed form is 'gpip'; did you mean 'gpipe'\?"):
         closed_form("gpip")

@@ -127,6 +127,7 @@ FAMILY = (
             Assumption("c <= F/2", lambda t: 2 * t.c <= t.F),
             idle=lambda t: (t.p - 1) * t.F + max(0, 5 * t.p - 7) * t.c,
             peak=lambda t, r: 2 * min(t.m, t.p),
+            work=lambda t: 2 * t.m * (t.F + t.I + t.W),
         ),
     ),
     ScheduleInfo(
@@ -141,6 +142,7 @@ FAMILY = (
         form=ClosedForm.where(
             Assumption("F = I", lambda t: t.F == t.I),
             Assumption("W <= I", lambda t: t.W <= t.I),
+            Assumption("B = I+W", lambda t: t.B == t.I + t.W),
             Assumption("m >= 2p", lambda t: t.m >= 2 * t.p),
             Assumption("F&B >= F and F&B >= B", lambda t: t.overlap >= max(t.F, t.B)),
             Assumption("2(p-1)c <= F", lambda t: 2 * (t.p - 1) * t.c <= t.F),

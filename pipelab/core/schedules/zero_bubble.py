@@ -61,17 +61,34 @@ def _interleaved_zb(num_ranks: int, num_microbatches: int, stages_per_rank: int)
 
 
 def _idle_h1(t: Terms) -> float:
-    """The published (p-1)(F+I-W) needs I >= W: else the last rank still has nothing to do for (p-1) F."""
-    round_trips = t.p - 1 + min(t.p - 1, max(0, t.m - 2))
-    around = (t.v - 1) * t.p if t.p > 1 else 0
-    return (t.p - 1) * max(t.F, t.F + t.I - t.W) + (2 * round_trips + around) * t.c
+    """ZB-H1's idle time, also over chunks.
+
+    The published (p-1)(F+I-W) needs W <= F and W <= I. A longer W fills no more than there is: the last rank has
+    nothing to do for (p-1) F before its first action, and the first rank for (p-1) I between its first p forwards
+    and their first gradient.
+    """
+    waits = min(t.p - 1, max(0, t.m - 2))  # for a gradient that a neighbour is late with, as in 1F1B
+    late = 2 * (t.p - 1 - waits) * t.c
+    around = (t.v - 1) * t.p * t.c if t.p > 1 else 0.0
+    paths = (
+        (t.p - 1) * (t.F + 3 * t.c) - late,
+        (t.p - 1) * (t.I + 2 * t.c),
+        (t.p - 1) * (t.F + t.I - t.W + 4 * t.c) - late,
+    )
+    return max(paths) + around
+
+
+def _idle_h2(t: Terms) -> float:
+    return (t.p - 1) * max(t.F + t.c, t.I - t.F + 2 * t.c, t.F + t.I - 2 * t.W + 2 * t.c)
+
+
+def _work(t: Terms) -> float:
+    return t.m * t.v * (t.F + t.I + t.W)
 
 
 _H1_CONDITIONS = (
     Assumption("m >= p", lambda t: t.m >= t.p),
-    Assumption(
-        "W <= F, W <= I and c <= W/2 where c > 0", lambda t: t.c == 0 or 2 * t.c <= t.W <= min(t.F, t.I)
-    ),
+    Assumption("c <= W/2", lambda t: 2 * t.c <= t.W),
 )
 
 FAMILY = (
@@ -80,7 +97,7 @@ FAMILY = (
         family="zero bubble",
         paper="torch.distributed.pipelining; ZB-H1 of arXiv 2401.10241 over the chunks of arXiv 2104.04473",
         constraint="",
-        formulas="at m mod p = 0: idle (p-1) max(F, F+I-W); peak v p chunks on every rank",
+        formulas="at m mod p = 0: idle (p-1) max(F, I, F+I-W); peak v p chunks on every rank",
         description="ZB-H1 over v chunks a rank, as torch has it; over one chunk it is ZB-H1.",
         builder=_interleaved_zb,
         stages_per_rank=(1, None),
@@ -88,6 +105,7 @@ FAMILY = (
             *_H1_CONDITIONS,
             WHOLE_GROUPS,
             idle=_idle_h1,
+            work=_work,
             peak=lambda t, r: t.v * min(t.m, t.p),
         ),
     ),
@@ -96,12 +114,14 @@ FAMILY = (
         family="zero bubble",
         paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241",
         constraint="",
-        formulas="at m >= p: idle (p-1) max(F, F+I-W); peak p on every rank; latency costs 4(p-1)c",
+        formulas="at m >= p: idle (p-1) max(F, I, F+I-W), published as (p-1)(F+I-W); peak p on every rank; "
+        "latency costs 4(p-1)c at equal F, I, W",
         description="1F1B with the backward in two: a third of its bubble, at its memory.",
         builder=_zb_h1,
         form=ClosedForm.where(
             *_H1_CONDITIONS,
             idle=_idle_h1,
+            work=_work,
             peak=lambda t, r: min(t.m, t.p),
         ),
     ),
@@ -110,13 +130,16 @@ FAMILY = (
         family="zero bubble",
         paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241",
         constraint="",
-        formulas="at m >= 2p-1: idle (p-1) max(F, F+I-2W); no bubble in span where F+I = 2W; peak 2p-1 on every rank",
-        description="No rank idles between its first and its last action; twice the memory of ZB-H1.",
+        formulas="at m >= 2p-1: idle (p-1) max(F, I-F, F+I-2W), in span published as (p-1)(F+I-2W); "
+        "peak 2p-1 on every rank",
+        description="At equal F, I, W no rank idles between its first and last action; twice ZB-H1's memory.",
         builder=_zb_h2,
         form=ClosedForm.where(
             Assumption("m >= 2p-1", lambda t: t.m >= 2 * t.p - 1),
-            idle=lambda t: (t.p - 1) * max(t.F + t.c, t.F + t.I - 2 * t.W + 2 * t.c),
+            Assumption("c <= (F+I)/2", lambda t: 2 * t.c <= t.F + t.I),
+            idle=_idle_h2,
             peak=lambda t, r: min(t.m, 2 * t.p - 1),
+            work=_work,
         ),
     ),
 )
