@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipelab.core.actions import CODES, Kind
+from pipelab.core.actions import CODES, IntArray, Kind
 from pipelab.core.costs import Costs
 from pipelab.core.feed import Feed
 from pipelab.core.intake import Intake, intake_of, taken_on_one_rank
-from pipelab.core.lanes import Features, lanes_of
+from pipelab.core.lanes import Features, Lanes, lanes_of
 from pipelab.core.max_plus import cycle_mean
-from pipelab.core.recurrence import FloatArray
+from pipelab.core.recurrence import FloatArray, Recurrence
 from pipelab.core.schedule import Schedule
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 
-__all__ = ["period", "simulate", "simulate_many"]
+__all__ = ["Tasks", "period", "simulate", "simulate_many", "tasks_of"]
 
 
 def simulate(schedule: Schedule, costs: Costs, *, feed: Feed | None = None) -> Trace:
@@ -203,10 +204,8 @@ def _makespans(schedule: Schedule, features: Features, many: list[Costs]) -> Flo
 
 
 def _with_lanes(schedule: Schedule, costs: Costs, features: Features, feed: Feed | None) -> Trace:
-    intake, fed = (None, ()) if feed is None else _fed(schedule, costs, feed)
-    lanes = lanes_of(schedule, features, intake)
-    seconds, moves = _lane_seconds(schedule, costs, features, fed)
-    start, end = (times[lanes.task] for times in lanes.recurrence.times(seconds[lanes.which], moves))
+    lanes, tasks = _run_lanes(schedule, costs, features, feed)
+    start, end = tasks.start[tasks.task], tasks.end[tasks.task]
     cells = schedule.table.num_cells
     return Trace.from_times(
         schedule,
@@ -219,6 +218,56 @@ def _with_lanes(schedule: Schedule, costs: Costs, features: Features, feed: Feed
         lanes=lanes.names,
         others={**lanes.others, "start": start[cells:], "end": end[cells:]} if lanes.others else None,
     )
+
+
+def _run_lanes(
+    schedule: Schedule, costs: Costs, features: Features, feed: Feed | None
+) -> tuple[Lanes, Tasks]:
+    intake, fed = (None, ()) if feed is None else _fed(schedule, costs, feed)
+    lanes = lanes_of(schedule, features, intake)
+    seconds, moves = _lane_seconds(schedule, costs, features, fed)
+    start, end = lanes.recurrence.times(seconds[lanes.which], moves)
+    return lanes, Tasks(lanes.recurrence, lanes.task, start, end, moves)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tasks:
+    """When each task of a simulation runs, also those that have no row in the trace: for asking why.
+
+    Attributes:
+        recurrence: the tasks, and what each waits for.
+        task: shape (rows,): the task of each row of the trace.
+        start: shape (tasks,): seconds.
+        end: shape (tasks,): seconds.
+        moves: shape (hops,): seconds of the transfers that are no task themselves.
+    """
+
+    recurrence: Recurrence
+    task: IntArray
+    start: FloatArray
+    end: FloatArray
+    moves: FloatArray
+
+
+def tasks_of(schedule: Schedule, costs: Costs, feed: Feed | None = None) -> Tasks:
+    """Run a simulation once more and keep all that it knows; `simulate` keeps the rows only.
+
+    Args:
+        schedule: any schedule.
+        costs: seconds per model stage.
+        feed: how micro-batches come, or None.
+
+    Raises:
+        PipelabError: as `simulate`.
+    """
+    _check_fit(schedule, costs)
+    features = _features(schedule, costs)
+    if feed is not None or features.any:
+        return _run_lanes(schedule, costs, features, feed)[1]
+    durations = np.array(_durations(schedule, costs))[schedule.workload.which]
+    moves = np.array(_hop_seconds(schedule, costs))
+    start, end = schedule.recurrence.times(durations, moves)
+    return Tasks(schedule.recurrence, np.arange(schedule.table.num_cells), start, end, moves)
 
 
 def _fed(schedule: Schedule, costs: Costs, feed: Feed) -> tuple[Intake, tuple[FloatArray, FloatArray]]:
