@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipelab.core.costs import StageBytes as StageBytes
     from pipelab.core.feed import Feed as Feed
     from pipelab.core.interchange.json_files import load as load
+    from pipelab.core.list_schedule import list_schedule as list_schedule
     from pipelab.core.placement import Placement as Placement
     from pipelab.core.plan import Plan as Plan
     from pipelab.core.plan import virtual as virtual
@@ -81,6 +82,7 @@ _HOMES = {
     "compare": "pipelab.core.comparison",
     "exercise": "pipelab.teaching",
     "layers": "pipelab.runtime.layers",
+    "list_schedule": "pipelab.core.list_schedule",
     "load": "pipelab.core.interchange.json_files",
     "period": "pipelab.core.simulation",
     "plot_memory": "pipelab.plots.memory",
