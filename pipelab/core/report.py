@@ -11,26 +11,69 @@ A rank's span is from its own first start to its own last end.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelab.core.memory import peaks
-from pipelab.core.quantities import as_bytes, as_percent, as_seconds
+from pipelab.core.quantities import as_bytes, as_percent, as_seconds, counted
 from pipelab.core.tables import html_table, pretty, text_table
+from pipelab.errors import PipelabError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipelab.core.causes import IdleByCause
     from pipelab.core.trace import Trace
 
-__all__ = ["Report"]
+__all__ = ["Report", "StepCost"]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What the devices of a run cost while it steps, in the currency of the price.
+
+    Attributes:
+        price_per_hour: of one device.
+        num_devices: p, one a rank.
+        seconds: the makespan of a step.
+
+    Example:
+        >>> print(StepCost(price_per_hour=2.5, num_devices=8, seconds=1.8))
+        0.01 a step, 10 per 1,000 steps (8 devices at 2.5 an hour, 1.8 s a step)
+    """
+
+    price_per_hour: float
+    num_devices: int
+    seconds: float
+
+    @property
+    def per_step(self) -> float:
+        """p devices for one step: price x p x makespan / 3600 s."""
+        return self.price_per_hour * self.num_devices * self.seconds / 3600
+
+    @property
+    def per_1000_steps(self) -> float:
+        """A thousand such steps, one after the other."""
+        return 1000 * self.per_step
+
+    def __str__(self) -> str:
+        return (
+            f"{self.per_step:.3g} a step, {self.per_1000_steps:.3g} per 1,000 steps "
+            f"({counted(self.num_devices, 'device')} at {self.price_per_hour:g} an hour, "
+            f"{as_seconds(self.seconds)} a step)"
+        )
+
+    _repr_pretty_ = pretty
 
 
 @dataclass(frozen=True)
 class Report:
-    """The numbers of one run.
+    """The numbers of one run. What takes longer to work out is worked out when it is first asked for.
 
     Attributes:
         makespan: seconds from the first start to the last end.
@@ -59,6 +102,7 @@ class Report:
     clock: str
     label: str
     num_microbatches: int
+    _trace: Trace = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, trace: Trace) -> Report:
@@ -86,12 +130,69 @@ class Report:
             clock=trace.clock,
             label=trace.label,
             num_microbatches=schedule.num_microbatches,
+            _trace=_without_report(trace),
         )
 
     @property
     def num_ranks(self) -> int:
         """How many ranks ran."""
         return len(self.busy)
+
+    @cached_property
+    def idle_by_cause(self) -> IdleByCause:
+        """The idle time of all ranks by cause: input, communication, imbalance, order, fill and drain."""
+        from pipelab.core.causes import idle_by_cause  # causes are of traces, which have reports
+
+        return idle_by_cause(self._trace)
+
+    @cached_property
+    def period(self) -> float | None:
+        """Seconds that each further step takes where steps follow each other without a break.
+
+        A rank starts its next step as soon as it is free, so that the end of one step overlaps the start of the next.
+        None for a measured run: what a chain of such steps would take is not known from one.
+        """
+        from pipelab.core.simulation import period  # simulation makes traces, which have reports
+
+        costs = self._trace.costs
+        return None if costs is None else period(self._trace.schedule, costs)
+
+    @cached_property
+    def bytes_sent(self) -> tuple[float, ...] | None:
+        """Bytes that each rank sends to others in the step: outputs forward, their gradients backward.
+
+        None when the bytes are not known. Gradients that replicas exchange are not in it.
+        """
+        schedule, held = self._trace.schedule, self._trace.bytes
+        if held is None:
+            return None
+        sizes = np.array([[source, held.outputs[stage]] for source, _, stage in schedule.workload.hops])
+        taken = sizes[schedule.predecessors.hop]
+        sent = np.bincount(taken[:, 0].astype(int), weights=taken[:, 1], minlength=self.num_ranks)
+        return tuple(sent.tolist())
+
+    def cost(self, price_per_hour: float) -> StepCost:
+        """What the devices cost, per step and per 1,000 steps, one device a rank.
+
+        Args:
+            price_per_hour: of one device, in any currency.
+
+        Example:
+            >>> import pipelab as pp
+            >>> one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+            >>> print(pp.simulate(one, pp.Costs.uniform(4)).report().cost(3.0))
+            0.11 a step, 110 per 1,000 steps (4 devices at 3 an hour, 33 s a step)
+
+        Raises:
+            PipelabError: a price that is no number, or negative, or infinite.
+        """
+        is_number = isinstance(price_per_hour, Real) and not isinstance(price_per_hour, bool)
+        if not (is_number and 0 <= price_per_hour < math.inf):
+            raise PipelabError(
+                f"price_per_hour is {price_per_hour!r}; it must be the price of one device for an hour, "
+                "finite and not negative."
+            )
+        return StepCost(float(price_per_hour), self.num_ranks, self.makespan)
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         header = ["rank", "busy", "bubble time", "bubble", "peak in flight"]
@@ -138,7 +239,7 @@ class Report:
         return html_table(header, rows, self.label, self._numbers())
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a rank: seconds, the bubble as a fraction of the makespan, and peaks."""
+        """One row a rank: seconds, the bubble as a fraction of the makespan, peaks, and what is sent."""
         import pandas as pd
 
         columns: dict[str, Any] = {
@@ -150,9 +251,19 @@ class Report:
         }
         if self.peak_bytes is not None:
             columns["peak memory [bytes]"] = self.peak_bytes
+            columns["sent [bytes]"] = self.bytes_sent
         return pd.DataFrame(columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers by their names; tuples as lists."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        """The numbers by their names; tuples as lists. Also `idle_by_cause`, `period` and `bytes_sent`."""
+        names = [one.name for one in fields(self) if not one.name.startswith("_")]
+        values = {name: getattr(self, name) for name in (*names, "period", "bytes_sent")}
+        data = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return data | {"idle_by_cause": self.idle_by_cause.causes}
+
+
+def _without_report(trace: Trace) -> Trace:
+    """The same trace, to work out more from later; it must not hold the report, which will hold it."""
+    shallow = copy(trace)
+    shallow.__dict__.pop("_report", None)
+    return shallow

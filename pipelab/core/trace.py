@@ -29,7 +29,9 @@ from pipelab.errors import PipelabError, one_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipelab.core.critical_path import Causes, CriticalPath
     from pipelab.core.feed import Feed
+    from pipelab.core.why import Why
 
 __all__ = ["CLOCKS", "COMPUTE", "COPY", "UPDATE", "Trace"]
 
@@ -212,8 +214,16 @@ class Trace:
         """The rows that count as work: computing and updating."""
         if len(self.lanes) == 1:
             return slice(None)
-        working = [k for k, name in enumerate(self.lanes) if name in (COMPUTE, UPDATE)]
-        return np.flatnonzero(np.isin(self.lane, working))
+        return np.sort(np.append(self.rows_of(COMPUTE), self.rows_of(UPDATE)))
+
+    def rows_of(self, lane: str) -> IntArray:
+        """The rows of one lane; none where the trace has no such lane.
+
+        Args:
+            lane: such as "compute" or "copy".
+        """
+        number = self.lanes.index(lane) if lane in self.lanes else -1
+        return np.flatnonzero(self.lane == number)
 
     def report(self) -> Report:
         """The numbers of this run: makespan, the four bubbles, busy time and peaks."""
@@ -222,6 +232,39 @@ class Trace:
     @cached_property
     def _report(self) -> Report:
         return Report.of(self)
+
+    def critical_path(self) -> CriticalPath:
+        """The rows that make the step as long as it is, each with why it started when it did."""
+        from pipelab.core.critical_path import critical_path  # it is about traces, and imports this module
+
+        return critical_path(self)
+
+    def why(self, rank: int, time: float) -> Why:
+        """What a rank does at a moment; in a gap, the chain of actions that it waits for.
+
+        Args:
+            rank: from 0.
+            time: seconds, from 0 to the makespan.
+
+        Example:
+            >>> import pipelab as pp
+            >>> one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+            >>> trace = pp.simulate(one, pp.Costs.uniform(4))
+            >>> print(trace.why(rank=2, time=5).sentence)
+            Rank 2 waits 2 s for 2B0, from 4 s to 6 s: it needs 3B0 of rank 3.
+
+        Raises:
+            PipelabError: no such rank, or a time outside the step.
+        """
+        from pipelab.core.why import why
+
+        return why(self, rank, time)
+
+    @cached_property
+    def _causes(self) -> Causes:
+        from pipelab.core.critical_path import Causes
+
+        return Causes.of(self)
 
     def memory(self) -> tuple[MemoryCurve, ...]:
         """What each rank holds over time: bytes where `bytes` is known, else micro-batches in flight."""

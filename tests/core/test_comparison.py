@@ -14,9 +14,9 @@ from pipelab.errors import PipelabError
 
 
 def run(name, bytes=None):
-    return simulate(
-        schedule(name, num_ranks=4, num_microbatches=8), Costs((1,) * 4, (1,) * 4, (1,) * 4, bytes=bytes)
-    )
+    one = schedule(name, num_ranks=4, num_microbatches=8)
+    equal = (1,) * one.num_model_stages
+    return simulate(one, Costs(equal, equal, equal, bytes=bytes))
 
 
 def test_one_row_a_run_in_the_order_given():

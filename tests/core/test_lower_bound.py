@@ -98,7 +98,7 @@ def test_durations_of_another_shape_are_refused():
 
 
 def test_what_a_rank_does_after_its_cells_is_part_of_every_tail():
-    """By hand, F = 1 and B = 2 on two ranks: rank 1 works from 1 to 4, then rank 0's backward takes 2 and it goes on."""
+    """By hand, F = 1 and B = 2 on two ranks: rank 1 works from 1 to 4, then rank 0 for 2 and goes on."""
     one = Schedule([["0F0", "0B0"], ["1F0", "1B0"]])
     durations = np.array([1.0, 2, 1, 2])
     assert [lower_bound(one, durations, np.array(after)) for after in ([0.0, 0], [5.0, 0], [0.0, 5])] == [

@@ -87,8 +87,9 @@ def test_frames_name_units():
         "bubble fraction",
         "peak in flight",
         "peak memory [bytes]",
+        "sent [bytes]",
     ]
-    assert frame["bubble time [s]"].tolist() == [6, 6]
+    assert frame["sent [bytes]"].tolist() == [5, 5] and frame["bubble time [s]"].tolist() == [6, 6]
 
 
 def test_dicts_hold_every_number():

@@ -1,0 +1,166 @@
+"""What a rank does at a moment, and what it waits for in a gap: a sentence, and the chain of actions behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from numbers import Real
+
+import numpy as np
+
+from pipelab.core.actions import IntArray, as_index
+from pipelab.core.critical_path import SHOWN, Link, critical_path, name_of, reason_of
+from pipelab.core.quantities import as_seconds, counted
+from pipelab.core.tables import html_table, pretty, text_table
+from pipelab.core.trace import COMPUTE, COPY, UPDATE, Trace
+from pipelab.errors import PipelabError
+
+__all__ = ["Why", "why"]
+
+_TOLD = 4
+"""The most links of a chain that a sentence tells."""
+
+
+@dataclass(frozen=True, eq=False)
+class Why:
+    """What a rank does at a moment; in a gap, the chain of actions that it waits for.
+
+    Attributes:
+        rank: whose moment.
+        time: seconds.
+        sentence: what there is to say.
+        rows: shape (n,): rows of the trace. In a gap the row that ends it, then what that one waited for, back to what
+            ran when the gap began; within an action that action; after a rank's last action what the step goes on
+            with, in order of time.
+        why: for each row why it started when it did.
+    """
+
+    rank: int
+    time: float
+    sentence: str
+    rows: IntArray
+    why: tuple[str, ...]
+    _trace: Trace = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Why):
+            return NotImplemented
+        mine, theirs = (self.rank, self.time, self.sentence), (other.rank, other.time, other.sentence)
+        return mine == theirs and np.array_equal(self.rows, other.rows)
+
+    def __hash__(self) -> int:
+        return hash((self.rank, self.time, self.sentence))
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        trace = self._trace
+        rows = [
+            [
+                name_of(trace, row),
+                str(trace.rank[row]),
+                as_seconds(trace.start[row]),
+                as_seconds(trace.end[row]),
+                reason,
+            ]
+            for row, reason in zip(self.rows.tolist()[:SHOWN], self.why, strict=False)
+        ]
+        if len(self.rows) > SHOWN:
+            rows.append(["...", "", "", "", f"{len(self.rows) - SHOWN:,} more"])
+        return ["action", "rank", "start", "end", "why"], rows
+
+    def __str__(self) -> str:
+        return f"{self.sentence}\n{text_table(*self._table())}"
+
+    _repr_pretty_ = pretty
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table(), self.sentence)
+
+
+def why(trace: Trace, rank: int, time: float) -> Why:
+    """Say what a rank does at a moment, or what it waits for.
+
+    Args:
+        trace: simulated or measured.
+        rank: from 0.
+        time: seconds, from 0 to the makespan.
+
+    Raises:
+        PipelabError: no such rank, or a time outside the step.
+        TypeError: `rank` is no integer.
+    """
+    rank = as_index("rank", rank)
+    if not 0 <= rank < trace.num_ranks:
+        raise PipelabError(
+            f"rank is {rank}; {trace.label} has {counted(trace.num_ranks, 'rank')}, counted from 0."
+        )
+    is_number = isinstance(time, Real) and not isinstance(time, bool)
+    if not (is_number and 0 <= time <= trace.makespan):
+        raise PipelabError(
+            f"time is {time!r}; {trace.label} goes from 0 to {trace.makespan!r} s. Give a moment in between."
+        )
+    moment = float(time)
+    mine = _rows_of_rank(trace, rank)
+    start, end = trace.start[mine], trace.end[mine]
+    running = np.flatnonzero((start <= moment) & (moment < end))
+    if len(running):
+        return _while_running(trace, rank, moment, int(mine[running[0]]))
+    if moment >= end.max():
+        return _after_the_last(trace, rank, moment, int(mine[np.argmax(end)]))
+    following = start > moment
+    row = int(mine[following][np.argmin(start[following])])
+    return _within_a_gap(trace, rank, moment, row, float(end[end <= moment].max(initial=0.0)))
+
+
+def _rows_of_rank(trace: Trace, rank: int) -> IntArray:
+    """What occupies a rank: its work, and what it sends where sends block."""
+    lanes = [COMPUTE, UPDATE]
+    if trace.costs is not None and trace.costs.links.blocking:
+        lanes.append(COPY)
+    rows = np.concatenate([trace.rows_of(lane) for lane in lanes])
+    mine: IntArray = rows[trace.rank[rows] == rank]
+    return mine
+
+
+def _while_running(trace: Trace, rank: int, time: float, row: int) -> Why:
+    link = next(trace._causes.chain(row))
+    reason = reason_of(trace, *link)
+    sentence = (
+        f"Rank {rank} is busy with {name_of(trace, row)}, from {as_seconds(trace.start[row])} to "
+        f"{as_seconds(trace.end[row])}: it {reason}."
+    )
+    return Why(rank, time, sentence, np.array([row]), (reason,), trace)
+
+
+def _within_a_gap(trace: Trace, rank: int, time: float, row: int, gap_start: float) -> Why:
+    links: list[Link] = []
+    for link in trace._causes.chain(row):
+        links.append(link)
+        if link[1] < 0 or trace.start[link[1]] <= gap_start:
+            break
+    reasons = [reason_of(trace, *link) for link in links]
+    gap_end = float(trace.start[row])
+    told = ", which ".join(reasons[:_TOLD]) + (", and so on" if len(reasons) > _TOLD else "")
+    sentence = (
+        f"Rank {rank} waits {as_seconds(gap_end - gap_start)} for {name_of(trace, row)}, from {as_seconds(gap_start)} "
+        f"to {as_seconds(gap_end)}: it {told}."
+    )
+    if not trace._causes.is_exact:
+        between = sum(trace.start[a] - max(gap_start, trace.end[b]) for a, b, _ in links if b >= 0)
+        sentence += f" {as_seconds(between)} of that is transfer, waiting and overhead."
+    rows = [link[0] for link in links]
+    if links[-1][1] >= 0:
+        rows.append(links[-1][1])
+        reasons.append(reason_of(trace, *next(trace._causes.chain(rows[-1]))))
+    return Why(rank, time, sentence, np.array(rows), tuple(reasons), trace)
+
+
+def _after_the_last(trace: Trace, rank: int, time: float, row: int) -> Why:
+    path = critical_path(trace)
+    left = np.flatnonzero(path.end > trace.end[row])
+    names = [f"{path.actions[k]} of rank {path.rank[k]}" for k in left[:_TOLD]]
+    then = f"The step goes on until {as_seconds(trace.makespan)}: " + ", then ".join(names)
+    more = ", and so on" if len(left) > _TOLD else ""
+    sentence = (
+        f"Rank {rank} ended its last action, {name_of(trace, row)}, at {as_seconds(trace.end[row])}. "
+        + (f"{then}{more}." if len(left) else "The step ends then.")
+    )
+    return Why(rank, time, sentence, path.rows[left], tuple(path.why[k] for k in left), trace)
