@@ -20,6 +20,8 @@ SCHEDULES = {
     "1f1b": {},
     "eager-1f1b": {},
     "interleaved-1f1b": {"stages_per_rank": 2},
+    "looped-bfs": {"stages_per_rank": 2},
+    "hanayo": {"stages_per_rank": 2},
 }
 
 
@@ -98,7 +100,10 @@ def test_dropout_does_not_depend_on_schedule_or_clock(name):
         found.append(
             run(model, ["blocks.1", "blocks.2", "norm"], schedule, x, y, loss_fn, devices, steps=2)[1]
         )
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    # bit for bit, unless the micro-batches' gradients are summed in another order
+    rtol, atol = (1e-5, 1e-7) if name == "looped-bfs" else (0, 0)
+    for parameter, gradient in found[0].items():
+        torch.testing.assert_close(found[1][parameter], gradient, rtol=rtol, atol=atol)
 
 
 def test_dropout_equals_plain_accumulation_with_the_same_random_state_and_differs_from_step_to_step():
