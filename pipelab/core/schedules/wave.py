@@ -90,7 +90,8 @@ FAMILY = (
         family="wave",
         paper="Hanayo, arXiv 2308.15762",
         constraint="v even",
-        formulas="at m >= p: idle 2(p-1) max(F, B) of a chunk per rank; peak p v chunks where m mod p = 0",
+        formulas="at m >= p: idle 2(p-1) max(F, B) of a chunk per rank; peak p v chunks where m mod p = 0; a small "
+        "latency costs 2(v+1)(p-1)c whatever m",
         description="1F1B over v/2 waves through the ranks: 1F1B's memory, and a bubble that shrinks with v.",
         builder=_hanayo,
         stages_per_rank=(2, None),

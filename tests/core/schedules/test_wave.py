@@ -104,6 +104,13 @@ def test_with_slow_links_it_can_beat_interleaved_since_it_turns_without_sending(
     assert run(other, 1, 1, latency).makespan == looped
 
 
+@pytest.mark.parametrize(("p", "k", "v"), list(product((2, 3, 4, 8), (2, 3, 6), (2, 4, 6))))
+def test_a_small_latency_costs_the_same_whatever_the_number_of_micro_batches(p, k, v):
+    """v+1 ways through the ranks there and back, where 1F1B pays for every micro-batch."""
+    one, c = make(p, k * p, v), 2**-8
+    assert run(one, latency=c).makespan - run(one).makespan == 2 * (v + 1) * (p - 1) * c
+
+
 @pytest.mark.parametrize(("v", "options"), [(3, (2, 4)), (5, (4, 6))])
 def test_an_odd_number_of_passes_is_refused_with_its_neighbours(v, options):
     wanted = " and ".join(f"stages_per_rank={n}" for n in options)
