@@ -7,9 +7,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path
 from matplotlib.text import Text
@@ -23,6 +25,8 @@ from pipelab.plots.scene import Scene
 from pipelab.plots.wording import time_unit
 
 NUMBER_POINTS = 8.0
+_DIGIT = 0.62 * NUMBER_POINTS  # the width of one, in points
+_CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 SMALL_POINTS = 8.5
 MOST_ROW_LABELS = 20  # each costs a third of a millisecond, and nobody reads more
 
@@ -46,10 +50,12 @@ class TimelineArtists:
         )
         self._boxes = PolyCollection([], edgecolors="white", linewidths=0.5, zorder=2)
         self._boxes.set_snap(False)  # snapped to whole pixels, a narrow box has none
+        self._underlines = PolyCollection([], linewidths=0.0, zorder=3)
         self._numbers = PathCollection([], linewidths=0.0, offset_transform=axes.transData, zorder=3)
         self._raster: CoverageRaster | None = None
+        self._paints: tuple[int, ...] = ()
         self._headers: list[Text] = []
-        for artist in (self._idle, self._boxes, self._numbers):
+        for artist in (self._idle, self._boxes, self._underlines, self._numbers):
             axes.add_collection(artist, autolim=False)
         plain_axes(axes)
 
@@ -59,7 +65,7 @@ class TimelineArtists:
         Args:
             headers: a text for each trace, above its rows; already safe for matplotlib.
         """
-        axes = self.axes
+        axes, self._paints = self.axes, tuple(np.unique(scene.paint).tolist())
         first = 0.5 - (1.0 if scene.header_y else 0.5) if len(scene.row_y) else 0.0
         axes.set_xlim(0.0, scene.stop)
         axes.set_ylim(scene.bottom_y, min(first, float(scene.row_y.min(initial=0.5)) - 0.5))
@@ -75,6 +81,11 @@ class TimelineArtists:
         self._show_headers(scene, headers)
         show_rows(axes, scene.row_y, scene.row_labels)
         show_seconds(axes, scene.stop)
+
+    @property
+    def named(self) -> tuple[tuple[int, ...], bool]:
+        """What a legend has to name: the colours that occur, and whether numbers are underlined."""
+        return self._paints, self._underlines.get_visible()
 
     def _show_boxes(self, scene: Scene, pixels_wide: float) -> None:
         """White edges part neighbours; a narrow box has none and lies on top, or edges would wipe it out."""
@@ -96,22 +107,36 @@ class TimelineArtists:
                 self._raster.stale = True
 
     def _show_numbers(self, scene: Scene, pixels_wide: float, pixels_high: float) -> None:
-        """Numbers where they fit, as one collection of glyphs: a Text for each would take ten times as long."""
+        """Numbers where they fit, as one collection of glyphs: a Text for each would take ten times as long.
+
+        Those of a rank's later stages are underlined.
+        """
         per_point = _dots_per_inch(self.axes) / 72.0
-        rows = abs(np.subtract(*self.axes.get_ylim()))
-        box_points = (scene.end - scene.start) * pixels_wide / scene.stop / per_point
-        digits = 1 + np.floor(np.log10(np.maximum(scene.number, 1)))
-        tall = (scene.bottom - scene.top) * pixels_high / rows / per_point >= NUMBER_POINTS + 1
-        fits = np.flatnonzero(tall & (box_points >= 0.62 * NUMBER_POINTS * digits + 2))
+        points_per_row = pixels_high / abs(np.subtract(*self.axes.get_ylim())) / per_point
+        points_per_second = pixels_wide / scene.stop / per_point
+        wide = _DIGIT * (1 + np.floor(np.log10(np.maximum(scene.number, 1))))
+        tall = (scene.bottom - scene.top) * points_per_row >= NUMBER_POINTS + 1
+        fits = np.flatnonzero(tall & ((scene.end - scene.start) * points_per_second >= wide + 2))
         self._numbers.set_visible(bool(len(fits)))
+        self._underlines.set_visible(bool(scene.later[fits].any()))
         if not len(fits):
             return
         glyphs = [_glyph(number) for number in scene.number[fits].tolist()]
         middle = scene.row_y[scene.row] + (scene.top + scene.bottom) / 2
+        places = np.column_stack([(scene.start + scene.end) / 2, middle])
+        colours = np.array(INKS)[scene.paint]
         self._numbers.set_paths(glyphs)
-        self._numbers.set_offsets(np.column_stack([(scene.start + scene.end) / 2, middle])[fits])
-        self._numbers.set_facecolor(np.array(INKS)[scene.paint[fits]])  # type: ignore[arg-type]
+        self._numbers.set_offsets(places[fits])
+        self._numbers.set_facecolor(colours[fits])  # type: ignore[arg-type]
         self._numbers.set_transform(_figure(self.axes).dpi_scale_trans)
+        lined = fits[scene.later[fits]]
+        if len(lined):
+            half = np.column_stack(
+                [wide[lined] / 2 / points_per_second, np.full(len(lined), 0.45 / points_per_row)]
+            )
+            below = places[lined] + (0.0, (NUMBER_POINTS / 2 + 0.6) / points_per_row)
+            self._underlines.set_verts(below[:, None] + half[:, None] * _CORNERS)  # type: ignore[arg-type]
+            self._underlines.set_facecolor(colours[lined])  # type: ignore[arg-type]
 
     def _show_headers(self, scene: Scene, headers: Sequence[str]) -> None:
         beside = self.axes.get_yaxis_transform()
@@ -161,14 +186,21 @@ LEGEND_STYLE: dict[str, Any] = {
 }
 
 
-def legend_patches(paints: Iterable[int]) -> list[Patch]:
-    """What the legend names: the colours that occur, and idle time."""
+def legend_patches(paints: Iterable[int], is_underlined: bool = False) -> list[Artist]:
+    """What the legend names.
+
+    Args:
+        paints: the colours that occur.
+        is_underlined: whether numbers are underlined where a rank has several stages.
+    """
     used = set(paints)
     patches = [Patch(facecolor=colour, label=name) for n, (name, colour) in enumerate(LEGEND) if n in used]
-    return [*patches, Patch(facecolor=IDLE, edgecolor=HATCH, hatch="////", linewidth=0.0, label="idle")]
+    idle = Patch(facecolor=IDLE, edgecolor=HATCH, hatch="////", linewidth=0.0, label="idle")
+    later = Line2D([], [], color=INK, linewidth=0.9, label="underlined: a rank's later stage")
+    return [*patches, idle, *([later] if is_underlined else [])]
 
 
-def add_legend(axes: Axes, patches: Sequence[Patch]) -> None:
+def add_legend(axes: Axes, patches: Sequence[Artist]) -> None:
     """A legend below the right end of the time axis, where no box can lie."""
     below = -0.24 / (_pixels(axes)[1] / _dots_per_inch(axes))
     axes.legend(handles=list(patches), loc="upper right", bbox_to_anchor=(1.0, below), **LEGEND_STYLE)

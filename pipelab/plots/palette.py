@@ -14,6 +14,7 @@ IDLE = "#FFFFFF"
 HATCH = "#D4D4D4"  # the strokes over idle time
 MEMORY = "#009E73"
 BUSY = "#7D93A6"  # work of any kind, where kinds are not told apart
+PATH = "#F0E442"  # the critical path, always within a dark edge
 INK = "#222222"
 
 # Lines of many schedules: the colours of Okabe and Ito less yellow, which white paper swallows. There are more

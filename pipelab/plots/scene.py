@@ -17,9 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelab.core.trace import Trace
-from pipelab.plots.palette import OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
+from pipelab.core.trace import COMPUTE, COPY, UPDATE, Trace
+from pipelab.plots.palette import FORWARD_PAINT, OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
 from pipelab.plots.wording import literal
+
+FEEDING = ("load", "prepare")
+"""How the lanes begin that bring micro-batches."""
 
 HALF = 0.4  # of a box's height; what is left between two rows shows where one ends
 
@@ -38,6 +41,7 @@ class Scene:
         top, bottom: offsets from the row's centre; they differ only for overlapped actions, which share a row.
         paint: index into `palette.PAINTS`.
         number: the micro-batch.
+        later: whether it is of another than the first stage that its rank holds.
     """
 
     row_y: NDArray[np.float64]
@@ -51,6 +55,7 @@ class Scene:
     bottom: NDArray[np.float64]
     paint: NDArray[np.int64]
     number: NDArray[np.int64]
+    later: NDArray[np.bool_]
 
     @property
     def bottom_y(self) -> float:
@@ -92,7 +97,8 @@ class Scene:
 def scene(traces: Sequence[Trace]) -> Scene:
     """Lay out traces below one another; each begins at 0.
 
-    A rank has one row for its own work, and one more for each other lane (copies, loaders) that did something.
+    A rank has one row for its own work, updates included, and one more for each other lane (copies, loaders) that did
+    something.
     """
     parts, headers, labels, spans, row_y = [], [], [], [], []
     rows, y = 0, 0.0
@@ -100,14 +106,14 @@ def scene(traces: Sequence[Trace]) -> Scene:
         if len(traces) > 1:
             headers.append(y)
             y += 1.0
-        row_of_box, names = _rows(trace)
+        row_of_box, names = rows_of(trace)
         parts.append(_boxes(trace, rows + row_of_box))
         labels += names
         spans += [(0.0, trace.makespan)] * len(names)
         row_y += [y + n for n in range(len(names))]
         rows, y = rows + len(names), y + len(names)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 7
-    row, start, end, top, bottom, paint, number = columns
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 8
+    row, start, end, top, bottom, paint, number, later = columns
     return Scene(
         row_y=np.array(row_y),
         row_labels=tuple(labels),
@@ -120,19 +126,29 @@ def scene(traces: Sequence[Trace]) -> Scene:
         bottom=bottom,
         paint=paint.astype(np.int64),
         number=number.astype(np.int64),
+        later=later.astype(bool),
     )
 
 
-def _rows(trace: Trace) -> tuple[NDArray[np.int64], list[str]]:
-    """For each box its row in the picture, and the labels of these rows."""
-    lanes, rank = len(trace.lanes), np.asarray(trace.rank, dtype=np.int64)
+def rows_of(trace: Trace) -> tuple[NDArray[np.int64], list[str]]:
+    """For each row of the trace its row in the picture, and the labels of these rows.
+
+    What feeds a rank stands above it and what leaves it below; an update is work of the rank itself.
+    """
+    rank = np.asarray(trace.rank, dtype=np.int64)
     names = [f"rank {number}" for number in range(trace.num_ranks)]
-    if lanes == 1:
+    if len(trace.lanes) == 1:
         return rank, names
-    key = rank * lanes + trace.lane
-    used = np.union1d(key, np.arange(trace.num_ranks) * lanes)  # a rank has a row even if it does nothing
-    labels = [literal(trace.lanes[k % lanes], 20) if k % lanes else names[k // lanes] for k in used.tolist()]
-    return np.searchsorted(used, key), labels
+    order = [COMPUTE, *(lane for lane in trace.lanes if lane not in (COMPUTE, UPDATE))]
+    order.sort(key=lambda lane: (not lane.startswith(FEEDING), lane != COMPUTE))
+    place = np.array([order.index(COMPUTE if lane == UPDATE else lane) for lane in trace.lanes])
+    key = rank * len(order) + place[trace.lane]
+    own = np.arange(trace.num_ranks) * len(order) + order.index(COMPUTE)
+    used = np.union1d(key, own)  # a rank has a row even if it does nothing
+    labels = {k: names[n] for n, k in enumerate(own.tolist())}
+    return np.searchsorted(used, key), [
+        labels.get(k) or literal(order[k % len(order)], 20) for k in used.tolist()
+    ]
 
 
 def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], ...]:
@@ -140,10 +156,18 @@ def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], .
     kind = np.asarray(trace.kind)
     top, bottom = np.full(len(row), -HALF), np.full(len(row), HALF)
     paint = np.where(np.asarray(trace.lane) == 0, PAINT_OF_CODE[kind], OTHER_PAINT)
-    number = np.asarray(trace.microbatch)
+    copies = trace.rows_of(
+        COPY
+    )  # both ways at once: outputs in the upper half of their row, gradients in the lower
+    is_output = PAINT_OF_CODE[kind[copies]] == FORWARD_PAINT
+    bottom[copies[is_output]] = top[copies[~is_output]] = 0.0
+    number, later = (
+        np.asarray(trace.microbatch),
+        _is_later(trace, trace.stage) & (np.asarray(trace.lane) == 0),
+    )
     overlapped = np.flatnonzero(kind == OVERLAP_CODE)
     if not len(overlapped):
-        return row, start, end, top, bottom, paint, number
+        return row, start, end, top, bottom, paint, number, later
     # An overlapped cell becomes one box per member, stacked within the row.
     table = trace.schedule.table
     member = np.flatnonzero(np.isin(table.cell, overlapped))
@@ -160,4 +184,13 @@ def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], .
         np.concatenate([bottom[shown], upper + 2 * HALF / size]),
         np.concatenate([paint[shown], PAINT_OF_CODE[table.kind[member]]]),
         np.concatenate([number[shown], table.microbatch[member]]),
+        np.concatenate([later[shown], _is_later(trace, table.stage[member])]),
     )
+
+
+def _is_later(trace: Trace, stage: NDArray[np.integer]) -> NDArray[np.bool_]:
+    ranks = np.array(trace.schedule.placement.ranks)
+    _, first = np.unique(ranks, return_index=True)
+    is_later = np.ones(len(ranks), dtype=bool)
+    is_later[first] = False
+    return is_later[stage]

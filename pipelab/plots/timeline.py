@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 from pipelab.plots.artists import TimelineArtists, add_legend, legend_patches, set_headline
+from pipelab.plots.critical_path import add_path, describe_path, path_sentence
 from pipelab.plots.figure import give_words, new_axes, split_for_memory
 from pipelab.plots.headline import comparison_headline, describe_timeline, headline, row_header
 from pipelab.plots.memory import MemoryArtists, describe_memory
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pipelab.core.report import Report
 
 
-def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False) -> Axes:
+def plot_timeline(
+    trace: Trace, *, ax: Axes | None = None, memory: bool = False, critical_path: bool = False
+) -> Axes:
     """Draw a trace: one row per rank, one box per action, the micro-batch's number in the box where it fits.
 
     With more actions than pixels, each pixel is the average of what happened in it, so that no action is dropped.
@@ -30,6 +32,8 @@ def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False)
         trace: of any clock.
         ax: where to draw; a new figure sized to the ranks when left out.
         memory: also draw, below and on the same time axis, what each rank keeps (see `plot_memory`).
+        critical_path: also draw a line through the actions that make the step as long as it is (see
+            `trace.critical_path()`): no other can be made faster with any effect on the makespan.
 
     Returns:
         The axes of the timeline.
@@ -44,26 +48,31 @@ def plot_timeline(trace: Trace, *, ax: Axes | None = None, memory: bool = False)
     """
     _check(trace)
     shown = scene([trace])
+    path = trace.critical_path() if critical_path else None
     title = headline(trace, trace.report())
+    title = title if path is None else f"{title}\n{path_sentence(path)}"
     is_ours = ax is None
     if ax is None:
         ax = new_axes(
             len(shown.row_y), shown.row_labels, title.count("\n") + 1, memory_rows=memory * trace.num_ranks
         )
     below = split_for_memory(ax, len(shown.row_y), trace.num_ranks) if memory else None
-    TimelineArtists(ax).show(shown)
+    artists = TimelineArtists(ax)
+    artists.show(shown)
+    patches = legend_patches(*artists.named)
+    if path is not None:
+        patches.append(add_path(ax, trace, path, shown))
     set_headline(ax, title)
     if below is not None:
-        curves, artists = trace.memory(), MemoryArtists(below)
-        artists.show(curves, shown.stop)
-        artists.show_title(curves, trace.clock)
+        curves, kept = trace.memory(), MemoryArtists(below)
+        kept.show(curves, shown.stop)
+        kept.show_title(curves, trace.clock)
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelbottom=False)
-    add_legend(ax if below is None else below, legend_patches(np.unique(shown.paint).tolist()))
+    add_legend(ax if below is None else below, patches)
     if is_ours:
-        give_words(
-            ax, f"{describe_timeline(trace)} {describe_memory(trace)}" if memory else describe_timeline(trace)
-        )
+        words = [describe_timeline(trace), *([describe_memory(trace)] if memory else [])]
+        give_words(ax, " ".join([*words, *([describe_path(path)] if path is not None else [])]))
     return ax
 
 
@@ -98,9 +107,10 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
     if ax is None:
         ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2)
     reports = [trace.report() for trace in traces]
-    show_timelines(TimelineArtists(ax), shown, traces, reports)
+    artists = TimelineArtists(ax)
+    show_timelines(artists, shown, traces, reports)
     set_headline(ax, title_of(traces, reports))
-    add_legend(ax, legend_patches(np.unique(shown.paint).tolist()))
+    add_legend(ax, legend_patches(*artists.named))
     if is_ours:
         give_words(ax, " ".join(describe_timeline(trace) for trace in traces))
     return ax

@@ -47,7 +47,7 @@ class Picture:
         self._canvas = FigureCanvasAgg(self._figure)
         self._timeline = TimelineArtists(self._figure.add_axes((0.1, 0.2, 0.8, 0.6)), most_polygons=256)
         self._memory: MemoryArtists | None = None
-        self._legend = _legend(())
+        self._legend = _legend((), False)
         self.text = ""
 
     def draw(
@@ -73,7 +73,7 @@ class Picture:
         show_timelines(self._timeline, shown, traces, reports, remarks)
         set_headline(self._timeline.axes, title)
         self._show_memory(curves, shown.stop, traces[0].clock)
-        self._legend = _legend(tuple(np.unique(shown.paint).tolist()))
+        self._legend = _legend(*self._timeline.named)
         self._canvas.draw()
         sentences = [describe_timeline(trace, report) for trace, report in zip(traces, reports, strict=True)]
         self.text = " ".join([*sentences, describe_memory(traces[0])] if memory else sentences)
@@ -113,11 +113,11 @@ class Picture:
 
 
 @lru_cache(maxsize=16)
-def _legend(paints: tuple[int, ...]) -> NDArray[np.uint8]:
+def _legend(paints: tuple[int, ...], is_underlined: bool) -> NDArray[np.uint8]:
     """The legend as pixels. It is the same at every tick, and drawing it takes as long as all boxes."""
-    figure = Figure(figsize=(4.2, 0.28), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(6.5, 0.28), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    figure.legend(handles=legend_patches(paints), loc="center right", **LEGEND_STYLE)
+    figure.legend(handles=legend_patches(paints, is_underlined), loc="center right", **LEGEND_STYLE)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     inked = np.flatnonzero((pixels < 255).any(axis=(0, 2)))

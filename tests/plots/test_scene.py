@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import pipelab as pp
+from pipelab.core.actions import KINDS
 from pipelab.core.trace import Trace
 from pipelab.plots.palette import BACKWARD_PAINT, FORWARD_PAINT, OTHER_PAINT, WEIGHT_PAINT
 from pipelab.plots.scene import HALF, scene
@@ -68,10 +70,10 @@ def with_lanes(names: tuple[str, ...]) -> Trace:
     return Trace(one.schedule, **columns, start=start, end=end, lanes=("compute", *names))
 
 
-def test_other_lanes_get_rows_below_their_rank_and_a_paint_of_their_own():
+def test_other_lanes_get_rows_beside_their_rank_and_a_paint_of_their_own():
     shown = scene([with_lanes(("copy", "load:0"))])
-    assert shown.row_labels == ("rank 0", "load:0", "rank 1", "copy")
-    assert shown.row[-2:].tolist() == [3, 1]
+    assert shown.row_labels == ("load:0", "rank 0", "rank 1", "copy")
+    assert shown.row[-2:].tolist() == [3, 0]
     assert shown.paint[-2:].tolist() == [OTHER_PAINT] * 2
 
 
@@ -83,3 +85,37 @@ def test_a_step_that_takes_no_time_still_has_an_axis():
     one = trace(2, 2)
     nothing = Trace.from_times(one.schedule, one.start * 0, one.end * 0, clock="simulated")
     assert scene([nothing]).stop > 0
+
+
+def rich():
+    """A run with every kind of lane."""
+    order = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+    costs = pp.Costs((1, 1), (1, 1), (1, 1), update=(1, 1), links=pp.Links(0.5, serial=True))
+    return pp.simulate(order, costs, feed=pp.Feed(load=0.5, prepare=2, workers=2))
+
+
+def test_what_feeds_a_rank_stands_above_it_and_what_leaves_it_below():
+    labels = scene([rich()]).row_labels
+    assert labels == ("load:0", "prepare:0", "prepare:1", "rank 0", "copy", "rank 1", "copy")
+
+
+def test_an_update_is_drawn_in_the_row_of_its_rank():
+    one, drawn = rich(), scene([rich()])
+    updates = one.rows_of("update")
+    assert [drawn.row_labels[row] for row in drawn.row[updates]] == ["rank 0", "rank 1"]
+    assert set(drawn.paint[updates]) == {OTHER_PAINT}
+
+
+def test_copies_of_outputs_and_of_gradients_never_cover_each_other():
+    one, drawn = rich(), scene([rich()])
+    copies = one.rows_of("copy")
+    kinds = np.array([kind.value for kind in KINDS])[one.kind[copies]]
+    assert set(kinds) == {"F", "B"}
+    assert (drawn.bottom[copies[kinds == "F"]] <= 0).all() and (drawn.top[copies[kinds == "B"]] >= 0).all()
+
+
+@pytest.mark.parametrize(("name", "later"), [("1f1b", 0), ("zb-v", 1 / 2), ("dualpipe", 1 / 2)])
+def test_the_later_stages_of_a_rank_are_told_from_the_first(name, later):
+    order = pp.schedule(name, num_ranks=4, num_microbatches=8)
+    drawn = scene([pp.simulate(order, pp.Costs.uniform(order.num_model_stages))])
+    assert drawn.later.mean() == later

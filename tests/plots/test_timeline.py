@@ -248,3 +248,19 @@ def test_one_trace_in_a_list_is_a_timeline_and_none_is_refused():
 def test_what_is_no_trace_is_a_wrong_call():
     with pytest.raises(TypeError, match="drawn from a Trace, not from Schedule"):
         pp.plot_timeline(trace(2, 2).schedule)
+
+
+def test_numbers_of_a_later_stage_are_underlined_and_the_legend_says_so():
+    def of(name, v, m=4):
+        order = pp.schedule(name, num_ranks=2, num_microbatches=m, stages_per_rank=v)
+        ax = pp.plot_timeline(pp.simulate(order, pp.Costs.uniform(2 * v)))
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        marks = [c for c in ax.collections if isinstance(c, PolyCollection)][2]
+        return marks, any("underlined" in text for text in texts)
+
+    marks, said = of("interleaved-1f1b", 2)
+    assert said and marks.get_visible() and len(marks.get_paths()) == 16
+    plain, said = of("1f1b", 1)
+    assert not said and not plain.get_visible()
+    tight, said = of("interleaved-1f1b", 2, m=200)
+    assert not said and not tight.get_visible(), "where there are no numbers none is underlined"
