@@ -215,21 +215,22 @@ def queued(trace: Trace) -> Queued | None:
     """
     if trace.feed is None:
         return None
-    is_worker = np.array([name.startswith(PREPARE) for name in trace.lanes])
-    rows = np.flatnonzero(is_worker[trace.lane])
-    stage, microbatch = trace.stage[rows], trace.microbatch[rows]
+    loading = np.flatnonzero(np.array([name == LOAD for name in trace.lanes])[trace.lane])
+    preparing = np.flatnonzero(np.array([name.startswith(PREPARE) for name in trace.lanes])[trace.lane])
     table, m = trace.schedule.table, trace.schedule.num_microbatches
-    if not np.array_equal(np.sort(microbatch), np.arange(m)):
-        raise PipelabError(f"{trace.label}: the lanes of its workers do not hold each micro-batch once.")
-    position = np.argsort(microbatch)
-    taking = np.flatnonzero(
-        (table.kind == CODES[Kind.F]) & (table.stage == stage[position[table.microbatch]])
-    )
-    cell = np.empty(m, dtype=np.int64)
-    cell[position[table.microbatch[taking]]] = table.cell[taking]
-    left = trace.start[cell]
+    if any(not np.array_equal(np.sort(trace.microbatch[r]), np.arange(m)) for r in (loading, preparing)):
+        raise PipelabError(f"{trace.label}: its loader and its workers do not have each micro-batch once.")
+    stage, microbatch = trace.stage[loading], trace.microbatch[loading]
+    prepared = np.empty(m)
+    prepared[trace.microbatch[preparing]] = trace.end[preparing]
+    taken_by = np.empty(m, dtype=np.int64)
+    taken_by[microbatch] = stage
+    taking = np.flatnonzero((table.kind == CODES[Kind.F]) & (table.stage == taken_by[table.microbatch]))
+    left = np.empty(m)
+    left[table.microbatch[taking]] = trace.start[table.cell[taking]]
+    left = left[microbatch]
     entered: list[float] = []
-    for k, prepared in enumerate(trace.end[rows].tolist()):
+    for k, ready in enumerate(prepared[microbatch].tolist()):
         room = float(left[k - trace.feed.queue]) if k >= trace.feed.queue else 0.0
-        entered.append(max(prepared, room, entered[-1] if entered else 0.0))
-    return Queued(microbatch, stage, trace.rank[rows], np.array(entered), left, trace.feed.bytes)
+        entered.append(max(ready, room, entered[-1] if entered else 0.0))
+    return Queued(microbatch, stage, trace.rank[loading], np.array(entered), left, trace.feed.bytes)

@@ -128,7 +128,7 @@ def period(schedule: Schedule, costs: Costs) -> float:
     features = _features(schedule, costs)
     if features.any:
         lanes = lanes_of(schedule, features)
-        seconds, moves = _lane_seconds(schedule, costs, features)
+        seconds, moves = _lane_seconds(schedule, costs)
         return cycle_mean(lanes.recurrence.carries(seconds[lanes.which], moves))
     durations = np.array(_durations(schedule, costs))[schedule.workload.which]
     return cycle_mean(schedule.recurrence.carries(durations, np.array(_hop_seconds(schedule, costs))))
@@ -180,19 +180,19 @@ def _hop_seconds(schedule: Schedule, costs: Costs) -> list[float]:
 
 
 def _lane_seconds(
-    schedule: Schedule, costs: Costs, features: Features, fed: tuple[FloatArray, ...] = ()
+    schedule: Schedule, costs: Costs, fed: tuple[FloatArray, ...] = ()
 ) -> tuple[FloatArray, FloatArray]:
-    """Seconds of each class of `Lanes`, in its order, and of each hop: nothing where transfers are tasks."""
+    """Seconds of each class of `Lanes`, in its order, and of each hop."""
     hops = np.array(_hop_seconds(schedule, costs))
     updates = np.zeros(costs.num_stages) if costs.update is None else np.array(costs.update)
     seconds = np.concatenate([_durations(schedule, costs), hops, updates, *fed])
-    return seconds, 0 * hops if features.serial or features.blocking else hops
+    return seconds, hops
 
 
 def _makespans(schedule: Schedule, features: Features, many: list[Costs]) -> FloatArray:
     if features.any:
         lanes = lanes_of(schedule, features)
-        pairs = [_lane_seconds(schedule, costs, features) for costs in many]
+        pairs = [_lane_seconds(schedule, costs) for costs in many]
         seconds, moves = (np.array(column).T.copy() for column in zip(*pairs, strict=True))
         return lanes.recurrence.makespans(seconds, lanes.which, moves)
     hops = len(schedule.workload.hops)
@@ -225,7 +225,7 @@ def _run_lanes(
 ) -> tuple[Lanes, Tasks]:
     intake, fed = (None, ()) if feed is None else _fed(schedule, costs, feed)
     lanes = lanes_of(schedule, features, intake)
-    seconds, moves = _lane_seconds(schedule, costs, features, fed)
+    seconds, moves = _lane_seconds(schedule, costs, fed)
     start, end = lanes.recurrence.times(seconds[lanes.which], moves)
     return lanes, Tasks(lanes.recurrence, lanes.task, start, end, moves)
 

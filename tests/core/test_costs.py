@@ -165,3 +165,23 @@ def test_the_repr_of_links_says_what_is_not_the_default():
 def test_wrong_fields_are_named(data, message):
     with pytest.raises(PipelabError, match=message):
         Costs.from_dict(data)
+
+
+def test_links_that_take_turns_survive_json_and_older_files_still_load():
+    for links in (Links(), Links(0.5, 2.0, serial=True), Links(blocking=True), Links(1.0, 2.0, True, True)):
+        assert Links.from_dict(json.loads(json.dumps(links.to_dict()))) == links
+    assert Links(0.5).to_dict() == {"latency": 0.5, "bandwidth": None}  # as before there were switches
+    assert Links.from_dict({"latency": 0.5, "bandwidth": None}) == Links(0.5)
+    assert repr(Links(serial=True)) == "Links(serial=True)"
+
+
+@pytest.mark.parametrize("name", ["serial", "blocking"])
+def test_switches_of_links_are_true_or_false(name):
+    with pytest.raises(TypeError, match=f"{name} must be True or False, not 1"):
+        Links(**{name: 1})
+    with pytest.raises(PipelabError, match=f"links.{name} must be true or false, not 'yes'"):
+        Links.from_dict({name: "yes"})
+
+
+def test_uniform_costs_may_update():
+    assert Costs.uniform(2, update=3).update == (3, 3) and Costs.uniform(2).update is None

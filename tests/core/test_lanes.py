@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ class World:
         self.sources = [s for s in range(one.num_stages) if all(t != s for _, t in self.edges)]
         self.entered: set[int] = set()
         self.queue: list[int] = []
-        self.most = 0
+        self.waited: dict[int, tuple[float, float]] = {}
         if feed is None:
             self.entered = set(range(one.num_microbatches))
         else:
@@ -74,6 +75,7 @@ class World:
         for member in members:
             if self.feed and member.kind is Kind.F and self.leader.get(member.microbatch) == member.stage:
                 self.queue.remove(member.microbatch)
+                self.waited[member.microbatch] = (self.waited[member.microbatch][0], self.now)
         work = [(member.kind, self.placement.model_stages[member.stage]) for member in members]
         seconds, began = self.costs.seconds_of(work), self.now
 
@@ -118,7 +120,9 @@ class World:
     def seconds(self, send: tuple) -> float:
         edge, _, _, (source, target) = send
         outputs = self.costs.bytes.outputs if self.costs.bytes else (0,) * self.costs.num_stages
-        return self.costs.links.seconds(source, target, outputs[self.placement.model_stages[self.edges[edge][0]]])
+        return self.costs.links.seconds(
+            source, target, outputs[self.placement.model_stages[self.edges[edge][0]]]
+        )
 
     def send(self, send: tuple) -> None:
         if self.costs.links.serial:
@@ -152,7 +156,7 @@ class World:
         return self.later(self.seconds(sends[0]), end)
 
     def arrive(self, send: tuple, began: float | None = None) -> None:
-        edge, direction, action, (_, target) = send
+        edge, direction, action, _ = send
         self.here.add((edge, direction, action.microbatch))
         if began is not None:
             self.times["copy", f"{action} over {edge}"] = (began, self.now)
@@ -204,15 +208,15 @@ class World:
 
             self.later(per_microbatch(feed.load, item), loaded)
             return True
-        if self.next_in < len(self.order) and self.order[self.next_in] in self.prepared:
-            if len(self.queue) < feed.queue:
-                item = self.order[self.next_in]
-                self.next_in += 1
-                self.free_workers += 1
-                self.queue.append(item)
-                self.most = max(self.most, len(self.queue))
-                self.entered.add(item)
-                return True
+        come = self.next_in < len(self.order) and self.order[self.next_in] in self.prepared
+        if come and len(self.queue) < feed.queue:
+            item = self.order[self.next_in]
+            self.next_in += 1
+            self.free_workers += 1
+            self.queue.append(item)
+            self.waited[item] = (self.now, self.now)
+            self.entered.add(item)
+            return True
         return False
 
 
@@ -225,7 +229,7 @@ def taking_order(one: Schedule, costs: Costs) -> tuple[list[int], dict[int, int]
     world = World(one, costs, None)
     depth: dict[Action, int] = {}
     cells = {member: cell for order in one.orders for cell in order for member in cell.members or (cell,)}
-    before = {b: a for order in one.orders for a, b in zip(order, order[1:], strict=False)}
+    before = {b: a for order in one.orders for a, b in pairwise(order)}
 
     def deep(cell: Action) -> int:
         if cell not in depth:
@@ -305,7 +309,10 @@ def test_every_lane_agrees_with_a_world_in_which_things_happen(random_schedule, 
     assert times_of(trace) == numbered(world.times)
     assert trace.costs == costs and trace.feed == feed
     if feed:
-        assert queued(trace).peak <= world.most <= feed.queue
+        waited = queued(trace)
+        assert waited.microbatch.tolist() == list(world.waited)
+        assert list(zip(waited.entered, waited.left, strict=True)) == list(world.waited.values())
+        assert waited.rank.tolist() == [one.placement.ranks[world.leader[i]] for i in world.waited]
     else:
         assert simulate_many(one, [costs]).tolist() == [trace.makespan]
 
@@ -420,6 +427,15 @@ def test_replicas_are_updated_on_their_ranks_and_those_of_one_rank_once():
     found = list(zip(trace.rank[rows], trace.stage[rows], trace.durations[rows], strict=True))
     assert found == [(0, 0, 1), (0, 5, 300), (1, 1, 20), (2, 2, 300), (2, 3, 1)]
     assert trace.microbatch[rows].tolist() == [0, 1, 1, 0, 1]
+
+
+def test_a_stage_that_is_no_replica_is_updated_at_its_own_cost():
+    half = Placement((0, 1, 1, 0), chains=2, tied={3: 1})
+    one = Schedule([["0F0", "3F1", "3B1", "0B0"], ["2F1", "1F0", "1B0", "2B1"]], half)
+    trace = simulate(one, Costs((1,) * 3, (1,) * 3, (1,) * 3, update=(1, 20, 300)))
+    rows = np.flatnonzero(trace.lane == trace.lanes.index("update"))
+    found = list(zip(trace.stage[rows], trace.durations[rows], strict=True))
+    assert found == [(0, 1), (3, 20), (1, 20), (2, 300)]
 
 
 def test_a_compiled_schedule_is_kept():
