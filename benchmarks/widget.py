@@ -1,4 +1,4 @@
-"""How long the kernel works on one slider tick of the Lab, and on a picture of 131,072 actions.
+"""How long the kernel works on one slider tick of the Lab (for pictures alone see picture.py).
 
     python benchmarks/widget.py
 
@@ -15,8 +15,6 @@ from collections.abc import Callable
 import matplotlib
 
 matplotlib.use("agg")
-
-import matplotlib.pyplot as plt
 
 import pipelab as pp
 from pipelab.core.profile import Affine
@@ -80,25 +78,12 @@ def ticks(num_ranks: int, num_microbatches: int, limit: str) -> None:
     lab.close()
 
 
-def dense() -> None:
-    order = pp.schedule("1f1b", num_ranks=64, num_microbatches=1024)
-    trace = pp.simulate(order, pp.Costs.uniform(64))
-
-    def draw(number: int) -> None:
-        ax = pp.plot_timeline(trace)
-        ax.figure.canvas.draw()
-        plt.close(ax.figure)
-
-    row(f"plot_timeline of {len(trace.start):,} actions, drawn", "< 100", milliseconds(draw))
-
-
 def main() -> None:
     print(
         f"{'milliseconds, 1f1b, (ranks, micro-batches)':<58} {'limit':>8}   {'min':>7} {'median':>7} {'max':>7}"
     )
     ticks(8, 64, "< 40")
     ticks(16, 256, "< 50")
-    dense()
 
 
 if __name__ == "__main__":
