@@ -12,7 +12,9 @@ A newcomer may read the modules in this order:
     schedules     every named schedule, one family a module
     costs         seconds and bytes per stage, and the links
     recurrence    the longest path, compiled once per schedule; `workload`: its distinct durations
-    simulation    costs in, trace out
+    feed          how micro-batches are loaded and prepared; `intake`: in which order they come
+    lanes         links that take turns, updates and a feed, compiled into the same recurrence
+    simulation    costs in, trace out; the period of chained steps, by `max_plus`
     trace         when each action started and ended, simulated or measured
     memory        what each rank holds over time
     report        makespan, the four bubbles, peaks; `comparison`: several side by side

@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from pipelab.core.actions import Action
+from pipelab.core.actions import KINDS, Action
 from pipelab.core.costs import Costs
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.schedule import Schedule
@@ -43,11 +43,12 @@ def draw_grid(schedule: Schedule, costs: Costs | None, width: int) -> str:
 
 def _step(trace: Trace) -> tuple[float, bool]:
     """The length of one column in seconds, and whether every start and end falls on a column."""
-    durations = trace.durations[trace.durations > 0]
+    rows = trace.working_rows
+    durations = trace.durations[rows][trace.durations[rows] > 0]
     if not len(durations):
         return 1.0, True
     shortest = float(durations.min())
-    times = np.concatenate([trace.start, trace.end])
+    times = np.concatenate([trace.start[rows], trace.end[rows]])
     for step in (shortest, shortest / 2, shortest / 4):
         if np.abs(times / step - np.round(times / step)).max() < 1e-6:
             return step, True
@@ -81,22 +82,30 @@ def _shown(count: int, room: int, first: int) -> list[int]:
 
 
 def _cells(trace: Trace, step: float, ranks: list[int], columns: list[int], box: int) -> dict[int, list[str]]:
-    table = trace.schedule.table
+    working = np.arange(len(trace.start))[trace.working_rows]
     cells = {rank: [".".center(box)] * len(columns) for rank in ranks}
     place = {column: k for k, column in enumerate(columns)}
-    begin = np.round(trace.start[: table.num_cells] / step).astype(np.int64)
-    stop = np.maximum(begin + 1, np.round(trace.end[: table.num_cells] / step).astype(np.int64))
+    begin = np.round(trace.start[working] / step).astype(np.int64)
+    stop = np.maximum(begin + 1, np.round(trace.end[working] / step).astype(np.int64))
     first_gap, after_gap = next(((a + 1, b) for a, b in itertools.pairwise(columns) if b > a + 1), (0, 0))
-    drawn = np.isin(table.cell_ranks, ranks) & ~(
+    drawn = np.isin(trace.rank[working], ranks) & ~(
         (begin >= first_gap) & (stop <= after_gap) & (first_gap < after_gap)
     )
-    for cell in np.flatnonzero(drawn).tolist():
-        row = cells[int(table.cell_ranks[cell])]
-        for column in range(int(begin[cell]), int(stop[cell])):
+    for k in np.flatnonzero(drawn).tolist():
+        line = cells[int(trace.rank[working[k]])]
+        for column in range(int(begin[k]), int(stop[k])):
             if column in place:
-                text = _label(table.action(cell)) if column == begin[cell] else "-" * box
-                row[place[column]] = text.center(box)
+                text = _text(trace, int(working[k])) if column == begin[k] else "-" * box
+                line[place[column]] = text.center(box)
     return cells
+
+
+def _text(trace: Trace, row: int) -> str:
+    """What is in the box of one row: a cell, or an update behind the cells."""
+    table = trace.schedule.table
+    if row < table.num_cells:
+        return _label(table.action(row))
+    return f"{trace.stage[row]}{KINDS[trace.kind[row]]}{trace.microbatch[row]}"
 
 
 def _label(action: Action) -> str:

@@ -46,4 +46,5 @@ def placed(schedule: Schedule, durations: Times, links: Links | None = None) -> 
         links=links or Links(),
     )
     trace = simulate(schedule, costs)
-    return trace.start, trace.end
+    cells = schedule.table.num_cells
+    return trace.start[:cells], trace.end[:cells]  # without the transfers of links that take turns
