@@ -166,6 +166,8 @@ def reason_of(trace: Trace, row: int, before: int, moved: float) -> str:
         return f"needs {name} from rank {trace.rank[before]}"
     if lane == COPY and lane_before == COMPUTE:
         return f"follows {name}"
+    if lane.startswith((LOAD, PREPARE)) and lane_before in (COMPUTE, COPY):
+        return f"finds no room in the queue until {name} ends"
     if lane == lane_before or (lane_before == COPY and same_rank):
         return f"comes after {name}"
     return f"waits for {name}"
