@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from pipelab.core.actions import CODES, IntArray, Kind
 from pipelab.core.costs import StageBytes
+from pipelab.core.feed import queued
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.schedule import Schedule
@@ -225,6 +226,18 @@ class _Timeline:
     activations: FloatArray
     queued: FloatArray
 
+    def with_queue(self, time: FloatArray, count: IntArray, bytes: float) -> _Timeline:
+        """The same with `count` micro-batches of so many bytes queued from each `time` on.
+
+        At one moment the queue changes first: a forward takes its input out before it makes activations.
+        """
+        order = np.argsort(np.concatenate([time, self.time]), kind="stable")
+        of_queue = order < len(time)
+        queue = np.cumsum(of_queue) - 1
+        rest = np.maximum(np.cumsum(~of_queue) - 1, 0)  # both begin at 0
+        merged = np.concatenate([time, self.time])[order]
+        return _Timeline(merged, self.resident, self.activations[rest], bytes * count[queue])
+
     @property
     def total(self) -> FloatArray:
         held: FloatArray = self.activations + self.queued + self.resident.sum()
@@ -239,10 +252,14 @@ def _timelines(trace: Trace, bytes: StageBytes | None) -> list[_Timeline]:
     time = np.where(events.is_forward, trace.start[cell], trace.end[cell])
     starts = np.searchsorted(events.rank, np.arange(schedule.num_ranks + 1))
     resident = np.zeros((schedule.num_ranks, len(PARTS))) if bytes is None else _resident(schedule, bytes)
-    return [
+    lines = [
         _Timeline(np.append(0.0, time[a:b]), resident[rank], np.append(0.0, held[a:b]), np.zeros(b - a + 1))
         for rank, (a, b) in enumerate(itertools.pairwise(starts))
     ]
+    waiting = None if bytes is None else queued(trace)
+    if waiting is None:
+        return lines
+    return [line.with_queue(*waiting.steps(rank), waiting.bytes) for rank, line in enumerate(lines)]
 
 
 def memory_curves(trace: Trace, bytes: StageBytes | None) -> tuple[MemoryCurve, ...]:

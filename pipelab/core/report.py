@@ -83,7 +83,7 @@ class Report:
             1811.06965).
         bubble_ratio: idle time of all ranks / busy time of all ranks (arXiv 2104.04473).
         span_bubble: 1 - busy time of all ranks / (p x longest span of a rank) (arXiv 2401.10241).
-        peak_bytes: the most bytes that each rank holds; None when the bytes are not known.
+        peak_bytes: the most bytes that each rank holds, queued input among them; None when the bytes are not known.
         peak_in_flight: the most micro-batches that each rank has in flight (stage chunks, where it holds
             several).
         clock: "simulated", "virtual" or "wall".
@@ -125,7 +125,7 @@ class Report:
             bubble_fraction=waste / (p * makespan) if makespan else 0.0,
             bubble_ratio=waste / work if work else (math.inf if waste else 0.0),
             span_bubble=max(0.0, 1 - work / (p * span)) if span else 0.0,
-            peak_bytes=None if trace.bytes is None else tuple(peaks(schedule, trace.bytes).tolist()),
+            peak_bytes=_peak_bytes(trace),
             peak_in_flight=schedule.peak_in_flight,
             clock=trace.clock,
             label=trace.label,
@@ -260,6 +260,14 @@ class Report:
         values = {name: getattr(self, name) for name in (*names, "period", "bytes_sent")}
         data = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return data | {"idle_by_cause": self.idle_by_cause.causes}
+
+
+def _peak_bytes(trace: Trace) -> tuple[float, ...] | None:
+    if trace.bytes is None:
+        return None
+    if trace.feed is not None:  # how much waits in the queue follows from the times
+        return tuple(curve.peak for curve in trace.memory())
+    return tuple(peaks(trace.schedule, trace.bytes).tolist())
 
 
 def _without_report(trace: Trace) -> Trace:
