@@ -101,7 +101,8 @@ def _dualpipe_phases(num_ranks: int, num_microbatches: int) -> tuple[Phase, ...]
     Digit 0 is the direction that begins at the rank's own end of the pipeline, 1 the other one; `W2` is the W that
     has waited longest, whosever it is. h counts ranks from the nearer end, k those to the middle.
 
-    The first F0 and B1 of the two ranks in the middle do not overlap: their neighbours wait for both.
+    The first F0 and B1 of the two ranks in the middle do not overlap, as in DeepSeek's repository DualPipe: the
+    neighbour has that F0 the sooner, which shortens the step where I is longer than F.
     """
     r = np.arange(num_ranks)
     h = np.minimum(r, r[::-1])

@@ -209,6 +209,19 @@ def test_where_overlapping_saves_time_the_outer_ranks_of_dualpipe_idle_less_than
     assert closed_form("dualpipe").bubble_time(8, 16, F=1, I=1, W=1, overlap=2) == 3
 
 
+@pytest.mark.parametrize(("I", "overlap", "gain"), [(1, 3, 0), (2, 4, 1), (1, 2, -1)])
+def test_the_middle_ranks_first_pair_apart_helps_where_I_is_longer_than_F(I, overlap, gain):  # noqa: E741
+    """And costs what the overlap would have saved."""
+    p, one = 6, make("dualpipe", 6, 14)
+    orders = [list(order) for order in one.orders]
+    for rank in (p // 2 - 1, p // 2):
+        first = next(at for at, action in enumerate(orders[rank]) if action.members)
+        orders[rank][first - 2 : first] = [Action.overlap(*orders[rank][first - 2 : first])]
+    together = Schedule(orders, one.placement)
+    apart = report(one, 1, I + 1, 1, overlap).makespan
+    assert report(together, 1, I + 1, 1, overlap).makespan - apart == gain
+
+
 @pytest.mark.parametrize("overlap", [1.5, 3.5])
 def test_an_overlap_shorter_than_B_or_longer_than_F_and_B_is_outside_the_formula(overlap):
     found, form = report(make("dualpipe", 6, 14), 1, 2, 1, overlap), closed_form("dualpipe")
