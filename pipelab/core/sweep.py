@@ -41,10 +41,8 @@ class SweepPoint:
         num_microbatches: m, as asked for.
         stages_per_rank: v; None where the schedule was refused before it could say.
         latency: seconds of a transfer between ranks; None where links differ from each other.
-        report: the numbers of the simulated run; None where it was refused.
-        peak_activations: the most that a rank holds, in micro-batches of one rank's share of the model, so that
-            chunks of different sizes compare.
-        refusal: why there is no report, or "".
+        numbers: one for each of `QUANTITIES`; none where it was refused.
+        refusal: why it was refused, or "".
         costs: what it was simulated with; None where it was refused.
         build: builds the schedule again.
     """
@@ -54,8 +52,7 @@ class SweepPoint:
     num_microbatches: int
     stages_per_rank: int | None
     latency: float | None
-    report: Report | None
-    peak_activations: float = math.nan
+    numbers: tuple[float, ...] = ()
     refusal: str = ""
     costs: Costs | None = field(default=None, repr=False)
     build: Callable[[], Schedule] | None = field(default=None, repr=False, compare=False)
@@ -67,10 +64,10 @@ class SweepPoint:
             PipelabError: there is no such quantity.
         """
         one_of("quantity", quantity, QUANTITIES)
-        return math.nan if self.report is None else QUANTITIES[quantity].of(self, self.report)
+        return self.numbers[list(QUANTITIES).index(quantity)] if self.numbers else math.nan
 
     def trace(self) -> Trace:
-        """The simulated run itself, made again: a sweep keeps the numbers, not the timelines.
+        """The simulated run itself, made again: a sweep keeps a few numbers of each, not all timelines.
 
         Raises:
             PipelabError: the schedule was refused at this size.
@@ -89,13 +86,13 @@ class Quantity:
 
     Attributes:
         column: its name in tables, with its unit.
-        of: takes the point and its report.
+        of: takes a report, and which share of what a rank has of the model one chunk is.
         text: how it is written.
         definition: what it is, in words or a formula.
     """
 
     column: str
-    of: Callable[[SweepPoint, Report], float]
+    of: Callable[[Report, float], float]
     text: Callable[[float], str]
     definition: str
 
@@ -107,33 +104,33 @@ def _count(value: float) -> str:
 QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
     {
         "makespan": Quantity(
-            "makespan [s]", lambda _, r: r.makespan, as_seconds, "from the first start to the last end"
+            "makespan [s]", lambda r, _: r.makespan, as_seconds, "from the first start to the last end"
         ),
         "bubble_fraction": Quantity(
-            "bubble fraction", lambda _, r: r.bubble_fraction, as_percent, "idle / (ranks × makespan)"
+            "bubble fraction", lambda r, _: r.bubble_fraction, as_percent, "idle / (ranks × makespan)"
         ),
-        "bubble_ratio": Quantity("bubble ratio", lambda _, r: r.bubble_ratio, as_percent, "idle / busy"),
+        "bubble_ratio": Quantity("bubble ratio", lambda r, _: r.bubble_ratio, as_percent, "idle / busy"),
         "span_bubble": Quantity(
             "span bubble",
-            lambda _, r: r.span_bubble,
+            lambda r, _: r.span_bubble,
             as_percent,
             "1 - busy / (ranks × longest span of a rank)",
         ),
         "peak_in_flight": Quantity(
             "peak in flight",
-            lambda _, r: float(max(r.peak_in_flight)),
+            lambda r, _: float(max(r.peak_in_flight)),
             _count,
             "micro-batches (stage chunks, where a rank holds several) on the rank that holds most",
         ),
         "peak_activations": Quantity(
             "peak activations [micro-batches]",
-            lambda point, _: point.peak_activations,
+            lambda r, share: max(r.peak_in_flight) * share,
             _count,
-            "micro-batches of one rank's share of the model, on the rank that holds most",
+            "as micro-batches of one rank's share of the model, on the rank that holds most",
         ),
         "peak_bytes": Quantity(
             "peak memory [bytes]",
-            lambda _, r: math.nan if r.peak_bytes is None else max(r.peak_bytes),
+            lambda r, _: math.nan if r.peak_bytes is None else max(r.peak_bytes),
             as_bytes,
             "all that the rank holds that holds most",
         ),
@@ -184,7 +181,7 @@ class Sweep:
     @property
     def refused(self) -> tuple[SweepPoint, ...]:
         """The points that a schedule refused; `point.refusal` says why."""
-        return tuple(point for point in self.points if point.report is None)
+        return tuple(point for point in self.points if point.refusal)
 
     def values(self, size: str) -> tuple[Any, ...]:
         """The different values of one of `SIZES`, ascending; those that are not known are left out."""
@@ -239,7 +236,7 @@ class Sweep:
             raise PipelabError(f"No point of this sweep has a {by}.")
         least = min(p.value(by) for p in able)
         ties = [p for p in able if math.isclose(p.value(by), least, rel_tol=1e-9, abs_tol=1e-12)]
-        return min(ties, key=lambda p: p.peak_activations)
+        return min(ties, key=lambda p: p.value("peak_activations"))
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns by their names, with units; one row a point, numbers of refused points not a number."""
@@ -269,7 +266,7 @@ class Sweep:
         shown = {q.column: q.text for q in QUANTITIES.values()} | {SIZES["latency"]: as_seconds}
         columns = self.columns()
         columns.pop("refused", None)
-        ran = [n for n, point in enumerate(self.points) if point.report is not None]
+        ran = [n for n, point in enumerate(self.points) if not point.refusal]
         texts = []
         for name, column in columns.items():
             text = shown.get(name, lambda value: f"{value:g}" if isinstance(value, float) else str(value))

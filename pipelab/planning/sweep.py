@@ -21,7 +21,7 @@ from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import SCHEDULES, ScheduleInfo, schedule
 from pipelab.core.simulation import simulate
 from pipelab.core.split import Split
-from pipelab.core.sweep import Sweep, SweepPoint
+from pipelab.core.sweep import QUANTITIES, Sweep, SweepPoint
 from pipelab.errors import PipelabError, one_of, reject_unknown
 from pipelab.planning.batch import Batch
 from pipelab.planning.finer import cut_evenly
@@ -103,7 +103,7 @@ def sweep(
         for (label, build), p, v, link, m in cases:
             points.append(_point(label, build, rule, p, v, m, link))
             advance(len(points))
-    if all(point.report is None for point in points):
+    if all(point.refusal for point in points):
         raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
     return Sweep(tuple(points), f"{rule.text}; {_links_text(some_links, costs)}")
 
@@ -276,7 +276,7 @@ def _point(
         report = simulate(built, costs).with_label(label).report()
     except PipelabError as refusal:
         latency = _latency(links or Links())
-        return SweepPoint(label, p, m, build.stages_per_rank(v), latency, None, refusal=_first_line(refusal))
+        return SweepPoint(label, p, m, build.stages_per_rank(v), latency, refusal=_first_line(refusal))
     share = p / (built.num_model_stages * built.slices)
     return SweepPoint(
         schedule=label,
@@ -284,8 +284,7 @@ def _point(
         num_microbatches=m,
         stages_per_rank=build.stages_per_rank(v) or built.stages_per_rank,
         latency=_latency(costs.links),
-        report=report,
-        peak_activations=max(report.peak_in_flight) * share,
+        numbers=tuple(quantity.of(report, share) for quantity in QUANTITIES.values()),
         costs=costs,
         build=sized,
     )

@@ -71,7 +71,7 @@ def _coincide(one: Series, x: NDArray[np.float64], y: NDArray[np.float64]) -> bo
 
 def _telling(sweep: Sweep, schedule: str, x: str | None) -> tuple[str, ...]:
     """The sizes that tell the points of a schedule from each other, beside the one along the axis."""
-    own = [point for point in sweep if point.schedule == schedule and point.report is not None]
+    own = [point for point in sweep if point.schedule == schedule and not point.refusal]
     return tuple(size for size in SIZES if size != x and len({getattr(point, size) for point in own}) > 1)
 
 

@@ -137,6 +137,7 @@ def _name_lines(ax: Axes, lines: Sequence[Series]) -> None:
             color=INK,
             arrowprops={
                 "arrowstyle": "-",
+                "relpos": (0.0, 0.5),
                 "color": LINES[line.number % len(LINES)],
                 "linewidth": 0.8,
                 "shrinkA": 1,
@@ -228,7 +229,7 @@ def _plot_bars(sweep: Sweep, y: str, ax: Axes | None) -> Axes:
         give_words(ax, describe_sweep(sweep, x=_BY_SCHEDULE, y=y))
     rows = np.arange(len(values))
     if y == "makespan":
-        busy = np.array([sum(p.report.busy) / p.num_ranks for _, p in points if p.report is not None])
+        busy = values * [1 - point.value("bubble_fraction") for _, point in points]
         ax.barh(rows, busy, color=BUSY, height=0.72, label="busy, mean of the ranks")
         ax.barh(rows, values - busy, left=busy, **_HATCHED, label="idle, mean of the ranks")
         ax.legend(loc="upper right", bbox_to_anchor=(1.0, -0.32 / _inches(ax)), ncols=2, **_LEGEND)

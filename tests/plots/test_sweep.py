@@ -51,7 +51,7 @@ def test_a_line_goes_through_the_numbers_of_its_points(found):
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
     for name in ("gpipe", "1f1b"):
         points = found.where(schedule=name)
-        assert drawn[name] == [[p.num_microbatches, p.report.makespan] for p in points]
+        assert drawn[name] == [[p.num_microbatches, p.value("makespan")] for p in points]
 
 
 def test_schedules_that_do_not_differ_share_one_line_and_say_so(free):
@@ -121,7 +121,7 @@ def test_wrong_calls_name_what_is_there(found):
     with pytest.raises(pp.PipelabError, match="num_microbatches"):
         pp.plot_sweep(found, x="num_microbatch")
     with pytest.raises(TypeError, match="not Report"):
-        pp.plot_sweep(found.points[0].report)
+        pp.plot_sweep(found.points[0].trace().report())
     with pytest.raises(pp.PipelabError, match="costs with bytes"):
         pp.plot_sweep(found, y="peak_bytes")
 
