@@ -24,6 +24,7 @@ _NOTE = (
     "Bubble fraction: idle / (p x makespan). Bubble ratio: idle / busy.\n"
     "Span bubble: 1 - busy / (p x longest span of a rank). Peaks: of the rank that holds most."
 )
+_PERIOD = "\nPeriod: seconds that each further step takes where steps follow each other without a break."
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,12 @@ class Comparison:
     def __len__(self) -> int:
         return len(self.reports)
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns by their names, with units; one row a run."""
+    def columns(self, *, causes: bool = False) -> dict[str, npt.NDArray[Any]]:
+        """The columns by their names, with units; one row a run.
+
+        Args:
+            causes: whether the idle time by cause is among them, in seconds of all ranks together.
+        """
         columns: dict[str, list[Any]] = {
             "schedule": [report.label for report in self.reports],
             "ranks": [report.num_ranks for report in self.reports],
@@ -55,14 +60,27 @@ class Comparison:
         if any(report.peak_bytes is not None for report in self.reports):
             peaks = [np.nan if r.peak_bytes is None else max(r.peak_bytes) for r in self.reports]
             columns["peak memory [bytes]"] = peaks
+            sent = [np.nan if r.bytes_sent is None else sum(r.bytes_sent) for r in self.reports]
+            columns["sent [bytes]"] = sent
+        periods = [np.nan if r.period is None else r.period for r in self.reports]
+        if not np.isnan(periods).all():
+            columns["period [s]"] = periods
+        if causes:
+            found = [report.idle_by_cause for report in self.reports]
+            for name in ("input", "communication", "imbalance", "order", "fill_and_drain"):
+                columns[f"{name.replace('_', ' ')} [s]"] = [getattr(one, name) for one in found]
         texts = ("schedule", "clock")
         return {n: np.array(values, dtype=object if n in texts else None) for n, values in columns.items()}
 
-    def to_frame(self) -> pd.DataFrame:
-        """The columns as a pandas table, units in the names of the columns."""
+    def to_frame(self, *, causes: bool = False) -> pd.DataFrame:
+        """The columns as a pandas table, units in the names of the columns.
+
+        Args:
+            causes: whether the idle time by cause is among them.
+        """
         import pandas as pd
 
-        return pd.DataFrame(self.columns())
+        return pd.DataFrame(self.columns(causes=causes))
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         shown: dict[str, Callable[[Any], str]] = {
@@ -71,8 +89,10 @@ class Comparison:
             "bubble ratio": as_percent,
             "span bubble": as_percent,
             "peak memory [bytes]": lambda value: "" if np.isnan(value) else as_bytes(value),
+            "period [s]": lambda value: "" if np.isnan(value) else as_seconds(value),
         }
         columns = self.columns()
+        columns.pop("sent [bytes]", None)  # for frames: a printed line is long enough
         header = [name.partition(" [")[0] for name in columns]
         texts = [
             [shown.get(name, str)(value) for value in column.tolist()] for name, column in columns.items()
@@ -81,13 +101,17 @@ class Comparison:
 
     def __str__(self) -> str:
         header, rows = self._rows()
-        return text_table(header, rows, _NOTE)
+        return text_table(header, rows, self._note)
 
     _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         header, rows = self._rows()
-        return html_table(header, rows, note=_NOTE)
+        return html_table(header, rows, note=self._note)
+
+    @property
+    def _note(self) -> str:
+        return _NOTE + (_PERIOD if any(report.period is not None for report in self.reports) else "")
 
 
 def compare(traces: Iterable[Trace] | Mapping[str, Trace]) -> Comparison:

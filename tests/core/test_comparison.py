@@ -59,7 +59,25 @@ def test_frames_have_the_columns():
         "bubble ratio",
         "span bubble",
         "peak in flight",
+        "period [s]",
     ]
+
+
+def test_the_period_shows_what_the_makespan_does_not():
+    table = compare([run("zb-h2"), run("1f1b")])
+    assert table.columns()["period [s]"].tolist() == [24, 33]
+    assert "Period: seconds that each further step takes" in str(table)
+    measured = Trace.from_times(run("1f1b").schedule, run("1f1b").start, run("1f1b").end, clock="wall")
+    assert "period [s]" not in compare([measured]).columns() and "Period" not in str(compare([measured]))
+    assert np.isnan(compare([run("1f1b"), measured]).columns()["period [s]"][1])
+    assert "nan" not in str(compare([run("1f1b"), measured]))
+
+
+def test_bytes_sent_and_causes_are_columns_of_frames():
+    frame = compare([run("gpipe", StageBytes((0,) * 4, (0,) * 4, (10,) * 4))]).to_frame(causes=True)
+    assert frame["sent [bytes]"].tolist() == [2 * 3 * 8 * 10]
+    names = ["input [s]", "communication [s]", "imbalance [s]", "order [s]", "fill and drain [s]"]
+    assert list(frame.columns[-5:]) == names and frame.loc[0, names].tolist() == [0, 0, 0, 0, 36]
 
 
 def test_the_print_says_what_each_bubble_is():
@@ -78,6 +96,8 @@ def test_the_print_says_what_each_bubble_is():
         "27.3",
         "%",
         "8",
+        "33",
+        "s",
     ]
     assert "Bubble ratio: idle / busy" in text
 
