@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pipelab as pp
 from pipelab.core.tables import text_table
 
 SIZES = ((8, 64), (16, 256), (64, 1024))
+NAMED = (("gpipe", 1), ("1f1b", 1), ("interleaved-1f1b", 2), ("zb-h1", 1))
+"""Schedules with their stages a rank."""
 
 
 def measure(work: Callable[[], object], repeats: int) -> list[float]:
@@ -36,33 +39,64 @@ def line(what: str, times: list[float], unit: str, factor: float, limit: str) ->
     return [what, *(f"{value * factor:.3g}" for value in values), unit, limit]
 
 
+def build(name: str, p: int, m: int, v: int) -> pp.Schedule:
+    """Build and check one schedule."""
+    return pp.schedule(name, num_ranks=p, num_microbatches=m, stages_per_rank=v)
+
+
 def per_action() -> list[list[str]]:
-    """Build and check, simulate again, and report, at three sizes."""
+    """Build and check, and simulate again, at three sizes."""
     rows = []
-    for p, m in SIZES:
-        actions, repeats = 2 * p * m, 7 if p == 64 else 30
-
-        def build(p: int = p, m: int = m) -> pp.Schedule:
-            return pp.schedule("1f1b", num_ranks=p, num_microbatches=m)
-
-        one, costs = build(), pp.Costs.uniform(p)
-        size, unit = f"({p}, {m})", 1e6 / actions
-        rows.append(line(f"build + check {size}", measure(build, repeats), "us/action", unit, "1"))
-        again = measure(lambda one=one, costs=costs: pp.simulate(one, costs), repeats)
-        rows.append(line(f"simulate again {size}", again, "us/action", unit, "0.2"))
-        report = measure(lambda one=one, costs=costs: pp.simulate(one, costs).report(), repeats)
-        rows.append(line(f"simulate + report {size}", report, "ms", 1e3, ""))
+    for name, v in NAMED:
+        for p, m in SIZES:
+            repeats = 7 if p == 64 else 30
+            one, costs = build(name, p, m, v), pp.Costs.uniform(p * v)
+            size, unit = f"{name} ({p}, {m})", 1e6 / one.table.num_cells
+            made = measure(lambda name=name, p=p, m=m, v=v: build(name, p, m, v), repeats)
+            rows.append(line(f"build + check {size}", made, "us/action", unit, "1"))
+            again = measure(lambda one=one, costs=costs: pp.simulate(one, costs), repeats)
+            rows.append(line(f"simulate again {size}", again, "us/action", unit, "0.2"))
     return rows
 
 
-def end_to_end() -> list[str]:
+def end_to_end() -> list[list[str]]:
     """Everything from the name of a schedule to its makespan, at the largest size."""
 
-    def work() -> float:
-        one = pp.schedule("1f1b", num_ranks=64, num_microbatches=1024)
-        return pp.simulate(one, pp.Costs.uniform(64)).makespan
+    def work(name: str, v: int) -> float:
+        return pp.simulate(build(name, 64, 1024, v), pp.Costs.uniform(64 * v)).makespan
 
-    return line("build + check + simulate (64, 1024)", measure(work, 7), "s", 1, "0.5")
+    return [
+        line(
+            f"build + check + simulate {name} (64, 1024)",
+            measure(lambda name=name, v=v: work(name, v), 7),
+            "s",
+            1,
+            "0.5",
+        )
+        for name, v in NAMED
+    ]
+
+
+def lanes() -> list[list[str]]:
+    """Simulate again with further lanes, the report, and the period of chained steps."""
+    rows = []
+    for p, m in SIZES:
+        one, plain, repeats = build("1f1b", p, m, 1), pp.Costs.uniform(p), 3 if p == 64 else 15
+        serial = replace(plain, links=pp.Links(0.1, serial=True))
+        feed = pp.Feed(prepare=3.0, workers=2)
+        works = {
+            "simulate + report": lambda one=one, plain=plain: pp.simulate(one, plain).report(),
+            "serial links": lambda one=one, serial=serial: pp.simulate(one, serial),
+            "updates": lambda one=one, p=p: pp.simulate(one, pp.Costs.uniform(p, update=1.0)),
+            "a feed, compiled each time": lambda one=one, plain=plain, feed=feed: pp.simulate(
+                one, plain, feed=feed
+            ),
+            "period": lambda one=one, plain=plain: pp.period(one, plain),
+        }
+        rows += [
+            line(f"{what} ({p}, {m})", measure(work, repeats), "ms", 1e3, "") for what, work in works.items()
+        ]
+    return rows
 
 
 def many_costs() -> list[str]:
@@ -97,7 +131,7 @@ def imports() -> list[list[str]]:
 
 def main() -> None:
     header = ["what", "minimum", "median", "maximum", "unit", "to hold"]
-    print(text_table(header, [*per_action(), end_to_end(), many_costs(), *imports()]))
+    print(text_table(header, [*per_action(), *end_to_end(), many_costs(), *lanes(), *imports()]))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Feed:
         >>> one, costs = pp.schedule("gpipe", num_ranks=2, num_microbatches=4), pp.Costs.uniform(2)
         >>> slow = Feed(prepare=3.0)
         >>> [pp.simulate(one, costs, feed=feed).makespan for feed in (None, slow, Feed(prepare=3.0, workers=3))]
-        [15.0, 21.0, 18.0]
+        [15.0, 24.0, 18.0]
 
     Raises:
         PipelabError: a negative or infinite number, no worker, or a queue without room.
