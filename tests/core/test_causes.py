@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelab.core.costs import Costs, Links
+from pipelab.core.feed import Feed
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
@@ -81,6 +83,42 @@ def test_the_mean_of_a_kind_is_over_its_cells_and_overlaps_are_a_kind():
     assert found.even_stages == pytest.approx(step)
 
 
+def test_a_slow_feed_is_input():
+    """Forwards of 1 on two ranks: 1 + 3 + 1; a worker of 3 makes it 9 + 1 + 1."""
+    one = schedule("forward-only", num_ranks=2, num_microbatches=3)
+    trace = simulate(one, Costs((1, 1), (0, 0), (0, 0)), feed=Feed(prepare=3.0))
+    found = trace.report().idle_by_cause
+    assert found.causes == {
+        "input": 2 * (11 - 4),
+        "communication": 0,
+        "imbalance": 0,
+        "order": 0,
+        "fill and drain": 2 * 4 - 6,
+    }
+    assert str(found).splitlines()[1].split() == ["input", "14", "s", "63.6", "%"]
+
+
+def test_updates_are_work_and_uneven_ones_imbalance():
+    """1F1B of 6 seconds on two ranks; rank 0, the last to end, updates for 4, rank 1 for 2: at a mean of 3 it is 9."""
+    costs = Costs((1, 1), (1, 1), (1, 1), update=(4, 2))
+    found = causes(Schedule([["0F0", "0B0"], ["1F0", "1B0"]]), costs)
+    assert found.work == 6 + 6 and list(found.causes.values()) == [0, 2 * (10 - 9), 0, 2 * 9 - 12]
+
+
+def test_updates_within_the_order_are_a_kind():
+    one = Schedule([["0F0", "0B0", "0U0"], ["1F0", "1B0", "1U0"]])
+    found = causes(one, Costs((1, 1), (1, 1), (1, 1), update=(4, 2)))
+    assert found.work == 12 and list(found.causes.values())[:2] == [0, 2]
+
+
+def test_taking_turns_on_a_link_is_communication():
+    """Two transfers of 3 take turns: 1 + 3 + 3 + 1 = 8 instead of 3 with free links."""
+    one = schedule("forward-only", num_ranks=2, num_microbatches=2)
+    for links, makespan in ((Links(3.0, serial=True), 8), (Links(3.0, blocking=True), 9), (Links(3.0), 6)):
+        found = causes(one, Costs((1, 1), (0, 0), (0, 0), links=links))
+        assert found.makespan == makespan and found.communication == 2 * (makespan - 3)
+
+
 def test_a_measured_step_is_laid_over_the_replay_of_its_own_durations():
     """2 + 1 + 3 + 2 = 8 of the 10 seconds are the chain of actions; the mean costs 1.5 and 2.5 take as long."""
     one = Schedule([["0F0", "0B0"], ["1F0", "1B0"]], name="one")
@@ -122,14 +160,17 @@ def test_a_run_without_any_work_has_no_idle_time():
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 @settings(max_examples=100, deadline=None)
 def test_the_causes_of_any_run_add_up_to_its_idle_time(random_schedule, random_costs, seed, other):
-    one = random_schedule(seed)
-    report = simulate(one, random_costs(other, one)).report()
+    one, rng = random_schedule(seed), random.Random(seed * 7919 + other)
+    costs = random_costs(other, one)
+    links = replace(costs.links, **rng.choice([{}, {"serial": True}, {"blocking": True}]))
+    feed = Feed(rng.random(), 3 * rng.random(), rng.randint(1, 3), queue=2) if rng.random() < 0.4 else None
+    report = simulate(one, replace(costs, links=links), feed=feed).report()
     found = report.idle_by_cause
     total = one.num_ranks * report.makespan
     assert abs(found.total - math.fsum([total, -found.work])) <= ULPS * math.ulp(total)
     assert found.total == pytest.approx(math.fsum(report.bubble_time), abs=1e-9)
-    assert found.input == 0 and found.communication >= 0 and found.order >= 0
-    assert found.fill_and_drain >= -1e-9
+    assert found.communication >= 0 and found.order >= 0 and found.fill_and_drain >= -1e-9
+    assert found.input >= 0 and ("input" in found.causes) == (feed is not None)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))

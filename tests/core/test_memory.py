@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelab.core.actions import Kind
 from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.feed import Feed, queued
 from pipelab.core.memory import PARTS, MemoryCurve, peaks
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
@@ -83,6 +86,27 @@ def test_without_a_backward_no_part_is_gradients_or_optimizer():
     assert parts.bytes == ((100, 0, 0, 7, 0), (200, 0, 0, 9, 0))
 
 
+def test_queued_input_lies_with_the_rank_that_takes_it():
+    """Prepared at 1, 2, 3; taken at 1, then at 4 and 7 by 1F1B: at 3 two of them wait. See the head of `feed`."""
+    one = Schedule([["0F0", "0B0", "0F1", "0B1", "0F2", "0B2"]])
+    costs = Costs((1,), (1,), (1,), bytes=StageBytes((100,), (7,), (0,)))
+    trace = simulate(one, costs, feed=Feed(prepare=1.0, queue=2, bytes=10))
+    (curve,) = trace.memory()
+    assert [value for time, value in steps(curve) if time == 3] == [227]
+    assert curve.peak == 227 == trace.report().peak_bytes[0]
+    parts = trace.memory_parts()
+    assert parts.time == (3,) and parts.bytes == ((100, 100, 0, 7, 20),)
+    assert steps(curve)[-1] == (10, 200)
+    assert trace.in_flight()[0].peak == 1
+
+
+def test_a_forward_takes_its_input_out_before_it_makes_activations():
+    one = Schedule([["0F0", "0B0"]])
+    costs = Costs((1,), (1,), (1,), bytes=StageBytes((0,), (7,), (0,)))
+    trace = simulate(one, costs, feed=Feed(prepare=1.0, queue=1, bytes=10))
+    assert trace.report().peak_bytes == (7,)
+
+
 def test_parts_print_what_is_there_and_frames_hold_all():
     parts = run(Schedule([["0F0", "0B0"]]), StageBytes((2**20,), (2**10,), (0,))).memory_parts()
     assert str(parts).splitlines()[0].split() == [
@@ -139,6 +163,31 @@ def test_curves_and_peaks_agree_with_counting(random_schedule, random_costs, see
         assert curve.value[-1] == pytest.approx(curve.value[0]) and curve.value.min() == pytest.approx(
             curve.value[0]
         )
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_a_queue_adds_what_waits_and_nothing_else(random_schedule, random_costs, seed, other):
+    """At any moment: the curve with the feed's bytes is the curve without, and what `queued` says is waiting."""
+    one = random_schedule(seed)
+    ones = (1.0,) * one.num_model_stages
+    costs = replace(random_costs(other, one), bytes=StageBytes(ones, ones, ones))
+    feed = Feed(0.3, 0.7, workers=2, queue=2, bytes=5)
+    with_queue = simulate(one, costs, feed=feed)
+    without = simulate(one, costs, feed=replace(feed, bytes=0))
+
+    def at(times, values, moment):
+        return values[np.searchsorted(times, moment, side="right") - 1]
+
+    for rank, (curve, other_curve) in enumerate(zip(with_queue.memory(), without.memory(), strict=True)):
+        time, count = queued(with_queue).steps(rank)
+        for moment in (*curve.time.tolist(), with_queue.makespan / 3):
+            waiting = 5 * at(time, count, moment)
+            assert (
+                at(curve.time, curve.value, moment)
+                == at(other_curve.time, other_curve.value, moment) + waiting
+            )
+        assert curve.peak == with_queue.memory_parts().total[rank] == with_queue.report().peak_bytes[rank]
 
 
 @given(st.integers(0, 10**6))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import pickle
+import weakref
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelab.core.actions import Kind
 from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.simulation import simulate
 from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError
 
 ONE = Schedule([["0F0", "0B0"], ["1F0", "1B0"]], name="one")
 
@@ -95,6 +102,98 @@ def test_frames_name_units():
 def test_dicts_hold_every_number():
     data = json.loads(json.dumps(report().to_dict()))
     assert data["busy"] == [4, 4] and data["bubble_fraction"] == 0.6 and data["peak_bytes"] is None
+
+    assert data["bytes_sent"] is None and data["period"] is None
+    assert data["idle_by_cause"]["fill and drain"] == 8
+
+
+def test_every_rank_sends_outputs_forward_and_gradients_backward():
+    """Stage 0 of rank 0 gives 100 to rank 1; stage 1 gives 10 to stage 2 on its own rank, which gives 7 to rank 0."""
+    one = Schedule(
+        [["0F0", "3F0", "3B0", "0B0"], ["1F0", "2F0", "2B0", "1B0"]], Placement((0, 1, 1, 0)), name="v"
+    )
+    held = StageBytes((0,) * 4, (0,) * 4, (100, 10, 7, 5))
+    equal = (1,) * 4
+    found = simulate(one, Costs(equal, equal, equal, bytes=held)).report()
+    assert found.bytes_sent == (100 + 7, 7 + 100)
+    assert simulate(one, Costs.uniform(4)).report().bytes_sent is None
+
+
+def test_on_one_rank_nothing_is_sent():
+    assert Trace.from_times(
+        Schedule([["0F0", "0B0"]]), [0, 1], [1, 2], clock="wall", bytes=StageBytes((1,), (1,), (1,))
+    ).report().bytes_sent == (0,)
+
+
+def test_the_period_is_that_of_the_costs_and_unknown_for_a_measured_run():
+    one = schedule("zb-h2", num_ranks=4, num_microbatches=8)
+    found = simulate(one, Costs.uniform(4)).report()
+    assert (found.makespan, found.period) == (27, 24)
+    assert report().period is None
+
+
+def test_the_cost_of_a_step_and_of_a_thousand():
+    cost = report().cost(1.8)
+    assert cost.per_step == pytest.approx(1.8 * 2 * 10 / 3600) and cost.per_1000_steps == pytest.approx(10)
+    assert str(cost) == "0.01 a step, 10 per 1,000 steps (2 devices at 1.8 an hour, 10 s a step)"
+    assert report().cost(0).per_step == 0
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), "3", None, True])
+def test_prices_that_are_none_are_refused(wrong):
+    with pytest.raises(
+        PipelabError, match=r"price_per_hour is .*price of one device for an hour, finite and not"
+    ):
+        report().cost(wrong)
+
+
+def test_what_takes_longer_is_not_worked_out_unasked():
+    found = simulate(schedule("1f1b", num_ranks=4, num_microbatches=8), Costs.uniform(4)).report()
+    assert str(found) and not {"idle_by_cause", "period", "bytes_sent"} & set(vars(found))
+    assert found.idle_by_cause is found.idle_by_cause
+
+
+def test_a_trace_and_its_report_die_without_the_garbage_collector():
+    trace = simulate(schedule("1f1b", num_ranks=4, num_microbatches=8), Costs.uniform(4))
+    trace.report().to_dict(), trace.critical_path(), trace.why(1, 5.0)
+    alive = [weakref.ref(trace), weakref.ref(trace.report())]
+    gc.disable()
+    try:
+        del trace
+        assert [ref() for ref in alive] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_reports_are_equal_copied_and_pickled():
+    found = report()
+    assert found == report() == pickle.loads(pickle.dumps(found)) and hash(found) == hash(report())
+    assert found != report(label="other") and "_trace" not in repr(found)
+    assert pickle.loads(pickle.dumps(found)).idle_by_cause == found.idle_by_cause
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_bytes_sent_are_those_of_every_need_across_ranks(random_schedule, all_prerequisites, seed, other):
+    one = random_schedule(seed)
+    sizes = np.random.default_rng(other).integers(0, 100, one.num_model_stages).tolist()
+    ranks, model_stage = one.placement.ranks, one.placement.model_stages
+    sent = [0] * one.num_ranks
+    for order in one.orders:
+        for cell in order:
+            for member in cell.members or (cell,):
+                for need in all_prerequisites(member, one.placement):
+                    giver = min(need, key=str)
+                    if ranks[giver.stage] != ranks[member.stage]:
+                        sender = giver.stage if giver.kind is Kind.F else member.stage
+                        sent[ranks[giver.stage]] += sizes[model_stage[sender]]
+    cells = one.table.num_cells
+    times = simulate(one, Costs.uniform(one.num_model_stages))
+    zeros = (0,) * one.num_model_stages
+    found = Trace.from_times(
+        one, times.start[:cells], times.end[:cells], clock="wall", bytes=StageBytes(zeros, zeros, sizes)
+    )
+    assert found.report().bytes_sent == tuple(sent)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
