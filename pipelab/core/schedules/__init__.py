@@ -12,6 +12,7 @@ from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import (
     asynchronous,
     bidirectional,
+    building_block,
     interleaved,
     linear,
     sliced,
@@ -32,6 +33,7 @@ SCHEDULES = ScheduleTable(
         *v_shape.FAMILY,
         *bidirectional.FAMILY,
         *wave.FAMILY,
+        *building_block.FAMILY,
         *asynchronous.FAMILY,
         *sliced.FAMILY,
     )
