@@ -1,13 +1,12 @@
-"""Pictures of a sweep: a quantity against a size, one line a schedule, or one bar a schedule."""
+"""Pictures of a sweep: a number against a size, one line a schedule; by schedule, one bar each; or against another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pipelab.core.sweep import QUANTITIES, SIZES, Sweep
 from pipelab.errors import PipelabError, one_of
@@ -15,7 +14,9 @@ from pipelab.plots.artists import SMALL_POINTS, set_headline
 from pipelab.plots.figure import TITLE_LINE, WIDTH, give_words, left_inches, row_inches
 from pipelab.plots.palette import BUSY, HATCH, IDLE, INK, LINES, MARKERS, MEMORY, STROKES
 from pipelab.plots.series import Series, named_points, series_of, size_text
-from pipelab.plots.wording import counted, literal, time_unit
+from pipelab.plots.sweep_axes import few, fixed, notes, quantity_axis, size_axis, terms
+from pipelab.plots.tradeoff import describe_tradeoff, draw_tradeoff, spots_of, tradeoff_title
+from pipelab.plots.wording import counted
 
 _BY_SCHEDULE = "schedule"
 _MOST_BARS = 60
@@ -26,7 +27,10 @@ _BOTTOM, _LEFT, _ABOVE = 0.55, 0.75, 0.12  # inches
 def plot_sweep(
     sweep: Sweep, *, y: str = "bubble_fraction", x: str = "num_microbatches", ax: Axes | None = None
 ) -> Axes:
-    """Draw one number of a sweep: against a size, one line a schedule, or by schedule, one bar a point.
+    """Draw one number of a sweep: against a size, by schedule, or against another number.
+
+    Against a size every schedule is a line, by schedule every point is a bar, and against another number every point
+    is a spot: the front are those that no other beats in both.
 
     Schedules that do not differ in any point share a line and its label, so that none hides another. Sizes that a
     schedule refused are gaps, and the title names them.
@@ -35,8 +39,8 @@ def plot_sweep(
         sweep: what `sweep` returned, or a part of it (`sweep.where(...)`).
         y: what is drawn: `makespan`, `bubble_fraction`, `bubble_ratio`, `span_bubble`, `peak_activations`,
             `peak_in_flight` or `peak_bytes`.
-        x: what it is drawn against: `num_microbatches`, `num_ranks`, `stages_per_rank`, `latency`; or `schedule` for
-            bars, the least on top.
+        x: what it is drawn against: `num_microbatches`, `num_ranks`, `stages_per_rank`, `latency`; `schedule` for
+            bars, the least on top; or any of the numbers that `y` takes.
         ax: where to draw; a new figure when left out.
 
     Returns:
@@ -55,25 +59,30 @@ def plot_sweep(
     if not isinstance(sweep, Sweep):
         raise TypeError(f"plot_sweep draws what sweep() returns, not {type(sweep).__name__}.")
     one_of("y", y, QUANTITIES)
-    one_of("x", x, (*SIZES, _BY_SCHEDULE))
-    if all(np.isnan(point.value(y)) for point in sweep):
-        raise PipelabError(
-            f"No point of this sweep has a {y}. For bytes give costs with bytes, or a profile."
-        )
+    one_of("x", x, (*SIZES, _BY_SCHEDULE, *QUANTITIES))
+    for name in (y, x):
+        if name in QUANTITIES and all(np.isnan(point.value(name)) for point in sweep):
+            raise PipelabError(
+                f"No point of this sweep has a {name}. For bytes give costs with bytes, or a profile."
+            )
+    if x in QUANTITIES:
+        return _plot_tradeoff(sweep, x, y, ax)
     return _plot_bars(sweep, y, ax) if x == _BY_SCHEDULE else _plot_lines(sweep, x, y, ax)
 
 
 def describe_sweep(sweep: Sweep, *, y: str = "bubble_fraction", x: str = "num_microbatches") -> str:
     """The picture of `plot_sweep` in sentences."""
+    if x in QUANTITIES:
+        return describe_tradeoff(sweep, x, y)
     text = QUANTITIES[y].text
     if x == _BY_SCHEDULE:
         points = sorted(named_points(sweep, y), key=lambda pair: pair[1].value(y))[:24]
         parts = [f"{name}: {text(point.value(y))}." for name, point in points]
-        return " ".join([f"Bars of {y} by schedule, {_fixed(sweep, x)}. {_terms(sweep, y)}.", *parts])
+        return " ".join([f"Bars of {y} by schedule, {fixed(sweep, x)}. {terms(sweep, y)}.", *parts])
     lines = series_of(sweep, x, y)
     parts = [f"{line.label(9)}: {_walk(line, x, y)}." for line in lines[:24]]
     return " ".join(
-        [f"{y} against {x}, {counted(len(lines), 'line')}, {_fixed(sweep, x)}. {_terms(sweep, y)}.", *parts]
+        [f"{y} against {x}, {counted(len(lines), 'line')}, {fixed(sweep, x)}. {terms(sweep, y)}.", *parts]
     )
 
 
@@ -85,7 +94,8 @@ def _plot_lines(sweep: Sweep, x: str, y: str, ax: Axes | None) -> Axes:
     title = _line_title(sweep, lines, x, y)
     is_ours = ax is None
     if ax is None:
-        ax = _line_axes(lines, title)
+        right = 0.5 + 0.072 * max(len(line.label()) for line in lines)
+        ax = _new_axes(max(2.9, len(lines) * _LABEL_POINTS / 72), right, title)
         give_words(ax, describe_sweep(sweep, x=x, y=y))
     for line in lines:
         ax.plot(
@@ -98,8 +108,8 @@ def _plot_lines(sweep: Sweep, x: str, y: str, ax: Axes | None) -> Axes:
             linewidth=1.6,
             label=line.label(),
         )
-    _size_axis(ax, x, np.unique(np.concatenate([line.x for line in lines])))
-    _quantity_axis(ax, y, max(float(line.y.max()) for line in lines))
+    size_axis(ax, x, np.unique(np.concatenate([line.x for line in lines])))
+    quantity_axis(ax, y, max(float(line.y.max()) for line in lines))
     set_headline(ax, title)
     if is_ours:
         _name_lines(ax, lines)
@@ -108,13 +118,10 @@ def _plot_lines(sweep: Sweep, x: str, y: str, ax: Axes | None) -> Axes:
     return ax
 
 
-def _line_axes(lines: Sequence[Series], title: str) -> Axes:
+def _new_axes(height: float, right: float, title: str) -> Axes:
     import matplotlib.pyplot as plt
 
-    above = _ABOVE + TITLE_LINE * (title.count("\n") + 1)
-    height = max(2.9, len(lines) * _LABEL_POINTS / 72)
-    right = 0.5 + 0.072 * max(len(line.label()) for line in lines)
-    total = _BOTTOM + height + above
+    total = _BOTTOM + height + _ABOVE + TITLE_LINE * (title.count("\n") + 1)
     figure = plt.figure(figsize=(WIDTH, total))
     wide = max(0.35, 1 - (_LEFT + right) / WIDTH)
     return figure.add_axes((_LEFT / WIDTH, _BOTTOM / total, wide, height / total))
@@ -167,49 +174,15 @@ def _apart(wishes: np.ndarray, gap: float, height: float) -> np.ndarray:
     return places
 
 
-def _size_axis(ax: Axes, x: str, values: np.ndarray) -> None:
-    if values[0] > 0 and values[-1] >= 8 * values[0]:
-        ax.set_xscale("log", base=2)
-    if x != "latency":
-        ax.xaxis.set_minor_locator(NullLocator())
-        shown = values if len(values) <= 12 else values[:: -(-len(values) // 12)]
-        ax.set_xticks(shown, [f"{value:g}" for value in shown])
-    names = {
-        "num_microbatches": "micro-batches m",
-        "num_ranks": "ranks p",
-        "stages_per_rank": "stages per rank v",
-    }
-    ax.set_xlabel(names.get(x, "latency of a transfer [s]"), fontsize=SMALL_POINTS, color=INK)
-
-
-def _quantity_axis(ax: Axes, y: str, most: float, along: Literal["x", "y"] = "y") -> None:
-    """From 0, so that what looks twice as high is twice as much."""
-    axis = ax.yaxis if along == "y" else ax.xaxis
-    name = QUANTITIES[y].column.partition(" [")[0]
-    if y in ("bubble_fraction", "bubble_ratio", "span_bubble"):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-        name = y
-    elif y == "makespan":
-        length, unit = time_unit(most)
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / length:g}"))
-        name = f"makespan [{unit}]"
-    elif y == "peak_bytes":
-        axis.set_major_formatter(FuncFormatter(lambda value, _: QUANTITIES[y].text(value)))
-    else:
-        name = f"{name} [micro-batches]" if y == "peak_activations" else name
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    top = 1.06 * (most or 1.0)
-    if along == "y":
-        ax.set_ylim(0.0, top)
-        ax.set_ylabel(name, fontsize=SMALL_POINTS, color=INK)
-    else:
-        ax.set_xlim(0.0, top)
-        ax.set_xlabel(name, fontsize=SMALL_POINTS, color=INK, loc="left")
-    ax.grid(axis=along, color="#E6E6E6", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=SMALL_POINTS, labelcolor=INK)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+def _plot_tradeoff(sweep: Sweep, x: str, y: str, ax: Axes | None) -> Axes:
+    spots = spots_of(sweep, x, y)
+    title = tradeoff_title(sweep, spots, x, y)
+    if ax is None:
+        ax = _new_axes(3.6, 0.3, title)
+        give_words(ax, describe_tradeoff(sweep, x, y))
+    draw_tradeoff(ax, spots, x, y)
+    set_headline(ax, title)
+    return ax
 
 
 # --- bars ---------------------------------------------------------------------------------------------------
@@ -237,7 +210,7 @@ def _plot_bars(sweep: Sweep, y: str, ax: Axes | None) -> Axes:
         ax.barh(rows, values, **_HATCHED)
     else:
         ax.barh(rows, values, color=MEMORY, height=0.72)
-    _quantity_axis(ax, y, float(values.max()), along="x")
+    quantity_axis(ax, y, float(values.max()), along="x")
     ax.set_ylim(len(values) - 0.4, -0.6)
     ax.set_yticks(rows, names)
     ax.tick_params(axis="y", length=0)
@@ -291,44 +264,16 @@ def _line_title(sweep: Sweep, lines: Sequence[Series], x: str, y: str) -> str:
     ends = [line for line in lines if line.x[-1] == last]
     least = min(float(line.y[-1]) for line in ends)
     names = [name for line in ends if np.isclose(line.y[-1], least, rtol=1e-9) for name in line.names]
-    winner = f"least at {size_text(x, float(last))}: {_few(names)}, {QUANTITIES[y].text(least)}"
-    return "\n".join([f"{y}, {_fixed(sweep, x)}; {winner}", *_notes(sweep, y)])
+    winner = f"least at {size_text(x, float(last))}: {few(names)}, {QUANTITIES[y].text(least)}"
+    return "\n".join([f"{y}, {fixed(sweep, x)}; {winner}", *notes(sweep, y)])
 
 
 def _bar_title(sweep: Sweep, names: Sequence[str], values: np.ndarray, y: str) -> str:
     best = [
         name for name, value in zip(names, values, strict=True) if np.isclose(value, values[0], rtol=1e-9)
     ]
-    winner = f"least: {_few(best)}, {QUANTITIES[y].text(float(values[0]))}"
-    return "\n".join([f"{y} by schedule, {_fixed(sweep, _BY_SCHEDULE)}; {winner}", *_notes(sweep, y)])
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _notes(sweep: Sweep, y: str) -> list[str]:
-    lines = [f"simulated clock · {y}: {QUANTITIES[y].definition}", literal(sweep.conditions, 110)]
-    refused = list(
-        dict.fromkeys(f"{literal(p.schedule, 24)} at m = {p.num_microbatches}" for p in sweep.refused)
-    )
-    if refused:
-        lines.append(f"refused: {_few(refused, 4)}")
-    return lines
-
-
-def _terms(sweep: Sweep, y: str) -> str:
-    return f"Simulated clock; {y} is {QUANTITIES[y].definition}; {sweep.conditions}"
-
-
-def _fixed(sweep: Sweep, x: str) -> str:
-    """The sizes that all points share."""
-    parts = []
-    for size in ("num_ranks", "num_microbatches", "latency"):
-        values = sweep.values(size)
-        if size != x and len(values) == 1 and (size != "latency" or values[0] > 0):
-            parts.append(size_text(size, values[0]))
-    return ", ".join(parts) or "sizes as labelled"
+    winner = f"least: {few(best)}, {QUANTITIES[y].text(float(values[0]))}"
+    return "\n".join([f"{y} by schedule, {fixed(sweep, _BY_SCHEDULE)}; {winner}", *notes(sweep, y)])
 
 
 def _walk(line: Series, x: str, y: str) -> str:
