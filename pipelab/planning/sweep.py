@@ -81,7 +81,7 @@ def sweep(
         >>> found = sweep(schedules=["gpipe", "1f1b"], num_ranks=4, num_microbatches=[4, 8])
         >>> found.columns()["makespan [s]"]
         array([21., 33., 21., 33.])
-        >>> found.best(peak_activations=4).schedule
+        >>> found.where(num_microbatches=8).best(peak_activations=4).schedule
         '1f1b'
 
     Raises:
