@@ -14,7 +14,7 @@ from pipelab.core.actions import Action
 from pipelab.core.costs import Costs
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
-from pipelab.core.schedules import SCHEDULES, schedule
+from pipelab.core.schedules import schedule
 from pipelab.errors import PipelabError
 
 MINE = Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]], name="mine")
@@ -61,14 +61,6 @@ def test_a_schedule_cannot_be_changed():
 def test_copies_and_pickles_are_equal():
     for other in (copy.copy(MINE), copy.deepcopy(MINE), pickle.loads(pickle.dumps(MINE))):
         assert other == MINE and other.needs(Action.parse("1B0")) == MINE.needs(Action.parse("1B0"))
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("p", "m"), [(1, 1), (2, 3), (4, 8)])
-def test_named_schedules_round_trip(name, p, m):
-    one = schedule(name, num_ranks=p, num_microbatches=m)
-    assert Schedule.from_text(one.to_text()) == one
-    assert Schedule.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 @given(st.integers(0, 10**6))
