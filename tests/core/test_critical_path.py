@@ -122,6 +122,14 @@ def test_a_full_queue_is_seen_through_to_what_kept_it_full():
     )
 
 
+def test_a_transfer_to_a_cell_that_also_takes_an_input_is_on_the_way():
+    one = Schedule([["0F0", "(0F1;0B0)OVERLAP_F_B", "0B1"], ["1F0", "1B0", "1F1", "1B1"]])
+    trace = simulate(one, Costs.uniform(2, latency=0.5), feed=Feed())
+    path = trace.critical_path()
+    assert path.actions[5] == "(0F1;0B0)OVERLAP_F_B" and path.wait[5] == 0.5
+    assert path.why[5] == "needs 1B0 of rank 1, 500 ms on the way"
+
+
 def test_measured_runs_have_time_in_between():
     path = measured().critical_path()
     assert path.actions == ("0F0", "1F0", "1B0", "0B0") and path.wait.tolist() == [0, 1, 0, 1]

@@ -101,10 +101,11 @@ def test_queued_input_lies_with_the_rank_that_takes_it():
 
 
 def test_a_forward_takes_its_input_out_before_it_makes_activations():
-    one = Schedule([["0F0", "0B0"]])
-    costs = Costs((1,), (1,), (1,), bytes=StageBytes((0,), (7,), (0,)))
+    """Micro-batch 1 waits from 2 to 4 beside the activations of 0: 7 + 10. Then it makes 7 itself: 7 + 7, not 24."""
+    one = Schedule([["0F0", "0F1", "0B0", "0B1"]])
+    costs = Costs((3,), (1,), (1,), bytes=StageBytes((0,), (7,), (0,)))
     trace = simulate(one, costs, feed=Feed(prepare=1.0, queue=1, bytes=10))
-    assert trace.report().peak_bytes == (7,)
+    assert trace.report().peak_bytes == (17,)
 
 
 def test_parts_print_what_is_there_and_frames_hold_all():
