@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pipelab.errors import one_of
-from pipelab.teaching import bubble, tour
+from pipelab.teaching import bubble, schedule_zoo, tour
 from pipelab.teaching.exercise import Exercise, Mistake, Verdict
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "exercise"]
 
 EXERCISES: Mapping[str, Exercise] = MappingProxyType(
-    {each.name: each for each in (*tour.EXERCISES, *bubble.EXERCISES)}
+    {each.name: each for each in (*tour.EXERCISES, *bubble.EXERCISES, *schedule_zoo.EXERCISES)}
 )
 
 
