@@ -27,7 +27,8 @@ class Phase:
     """A pattern of cells that each rank repeats.
 
     Attributes:
-        pattern: cells with spaces between; "." is a cell that something else is put into.
+        pattern: cells with spaces between; "." is a cell that something else is put into. Of F, backward and W of
+            one chunk a pattern has each at most once.
         repeats: shape (p,): how often each rank runs it.
     """
 
