@@ -17,7 +17,9 @@ A newcomer may read the modules in this order:
     simulation    costs in, trace out; the period of chained steps, by `max_plus`
     trace         when each action started and ended, simulated or measured
     memory        what each rank holds over time
-    report        makespan, the four bubbles, peaks; `comparison`: several side by side
+    report        makespan, the four bubbles, peaks, what is sent; `comparison`: several side by side
+    causes        idle time by cause, down to the `lower_bound` of any order
+    critical_path what makes the step as long as it is; `why`: what a rank waits for at a moment
     theory        closed forms with their papers and assumptions
     profile       costs per layer; `split`: the cut points; `plan`: all that an engine needs
     strict_json   files from strangers

@@ -149,8 +149,9 @@ class Report:
     def period(self) -> float | None:
         """Seconds that each further step takes where steps follow each other without a break.
 
-        A rank starts its next step as soon as it is free, so that the end of one step overlaps the start of the next.
-        None for a measured run: what a chain of such steps would take is not known from one.
+        A rank starts its next step as soon as it is free, so that the end of one step overlaps the start of the next;
+        every micro-batch is there in time, also where this one step had a feed. None for a measured run: what a chain
+        of such steps would take is not known from one.
         """
         from pipelab.core.simulation import period  # simulation makes traces, which have reports
 
