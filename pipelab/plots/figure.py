@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 
 WIDTH = 9.0
 TALLEST = 9.0
+PAGE = 22.0
+READABLE = 0.2  # inches: a row whose boxes still have room for a number
 ROW = 0.36  # inches
 BOTTOM = 0.52
 RIGHT = 0.25
@@ -17,9 +19,14 @@ MEMORY_TITLE = 0.36
 MEMORY_RIGHT = 1.15  # the peaks stand there
 
 
-def row_inches(rows: int) -> float:
-    """The height of so many rows; many ranks get lower rows rather than an endless figure."""
-    return min(max(rows, 2) * ROW, TALLEST - 1.5)
+def row_inches(rows: int, least: float = 0.0) -> float:
+    """The height of so many rows; many ranks get lower rows rather than an endless figure.
+
+    Args:
+        rows: how many.
+        least: what a row keeps, inches, until the figure is as long as a page.
+    """
+    return max(min(max(rows, 2) * ROW, TALLEST - 1.5), min(rows * least, PAGE))
 
 
 def left_inches(labels: Sequence[str]) -> float:
@@ -28,12 +35,17 @@ def left_inches(labels: Sequence[str]) -> float:
 
 
 def new_axes(
-    rows: int, labels: Sequence[str], title_lines: int, memory_rows: int = 0, right: float = RIGHT
+    rows: int,
+    labels: Sequence[str],
+    title_lines: int,
+    memory_rows: int = 0,
+    right: float = RIGHT,
+    least: float = 0.0,
 ) -> Axes:
     """Axes for so many rows in a figure of pyplot's, so that a notebook shows and closes it as any other."""
     import matplotlib.pyplot as plt
 
-    height = row_inches(rows) + memory_inches(memory_rows)
+    height = row_inches(rows, least) + memory_inches(memory_rows)
     total = BOTTOM + height + 0.12 + TITLE_LINE * title_lines
     left, right = left_inches(labels), max(right, MEMORY_RIGHT if memory_rows else 0.0)
     figure = plt.figure(figsize=(WIDTH, total))

@@ -11,7 +11,7 @@ from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 from pipelab.plots.artists import TimelineArtists, add_legend, legend_patches, set_headline
 from pipelab.plots.critical_path import add_path, describe_path, path_sentence
-from pipelab.plots.figure import give_words, new_axes, split_for_memory
+from pipelab.plots.figure import READABLE, give_words, new_axes, split_for_memory
 from pipelab.plots.headline import comparison_headline, describe_timeline, headline, row_header
 from pipelab.plots.memory import MemoryArtists, describe_memory
 from pipelab.plots.scene import Scene, scene
@@ -105,7 +105,7 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
     shown = scene(traces)
     is_ours = ax is None
     if ax is None:
-        ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2)
+        ax = new_axes(len(shown.row_y) + len(traces), shown.row_labels, title_lines=2, least=READABLE)
     reports = [trace.report() for trace in traces]
     artists = TimelineArtists(ax)
     show_timelines(artists, shown, traces, reports)

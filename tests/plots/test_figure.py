@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import pipelab as pp
 from pipelab.core.profile import Affine
+from pipelab.plots.figure import row_inches
 from pipelab.plots.headline import describe_timeline
 from tests.plots.sizes import trace
 
@@ -50,3 +51,9 @@ def test_a_figure_of_someone_else_is_left_as_it_is():
     figure = Figure()
     pp.plot_timeline(trace(2, 2), ax=figure.subplots())
     assert not hasattr(figure, "_repr_mimebundle_")
+
+
+def test_many_rows_keep_room_for_their_numbers_where_that_is_asked_for():
+    assert row_inches(20, 0.2) == row_inches(20)
+    assert row_inches(90) == 7.5 and row_inches(90, 0.2) == 18.0
+    assert row_inches(10_000, 0.2) == 22.0
