@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipelab.core.costs import StageBytes as StageBytes
     from pipelab.core.feed import Feed as Feed
     from pipelab.core.interchange.json_files import load as load
+    from pipelab.core.interchange.other_traces import read_trace as read_trace
     from pipelab.core.list_schedule import list_schedule as list_schedule
     from pipelab.core.placement import Placement as Placement
     from pipelab.core.plan import Plan as Plan
@@ -91,6 +92,7 @@ _HOMES = {
     "plot_timeline": "pipelab.plots.timeline",
     "plot_timelines": "pipelab.plots.timeline",
     "profile": "pipelab.runtime.profiling",
+    "read_trace": "pipelab.core.interchange.other_traces",
     "schedule": "pipelab.core.schedules",
     "simulate": "pipelab.core.simulation",
     "simulate_many": "pipelab.core.simulation",

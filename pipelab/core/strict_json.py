@@ -267,9 +267,11 @@ def integers(value: object, where: str) -> tuple[int, ...]:
 
 def number(value: object, where: str) -> float:
     """Check that `value` is a finite number."""
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+    if type(value) is int:
+        return integer(value, where)
+    if type(value) is not float or not math.isfinite(value):
         raise PipelabError(f"{where} must be a finite number, not {_kind(value)}.")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def numbers(value: object, where: str) -> tuple[float, ...]:

@@ -342,6 +342,22 @@ class Trace:
 
         json_files.save(self, path, overwrite)
 
+    def save_chrome(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the trace for ui.perfetto.dev and chrome://tracing, atomically; `pp.read_trace` reads it back.
+
+        A process is a rank, a thread a lane; arrows follow values to other ranks; a counter shows the memory.
+
+        Args:
+            path: where to, usually `.json`.
+            overwrite: replace a file that is there.
+
+        Raises:
+            PipelabError: the file exists and `overwrite` is False, or it is longer than can be read back.
+        """
+        from pipelab.core.interchange import chrome
+
+        chrome.save(self, path, overwrite)
+
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain values, ready for JSON; what the schedule says is not repeated."""
         cells = self.schedule.table.num_cells
