@@ -3,7 +3,7 @@
 A micro-batch goes down and comes back up, so a rank that begins it early also ends it early, and the peak is the
 same on every rank.
 
-    ZB-V, p = 2      rank 0 | 0F0 0F1 0F2  .  3F0 3I0 3W0 3F1 ...
+    ZB-V, p = 2      rank 0 | 0F0 0F1 0F2 3F0 3I0 3W0 3F1 ...
                      rank 1 |  .  1F0 2F0 1F1 2F1 2I0 2W0 ...
 
 Both are written as phases for at least as many micro-batches as the warm-up takes; with fewer, the actions of
@@ -12,12 +12,16 @@ those that there are not are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from pipelab.core.actions import CODES, IntArray, Kind
 from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.costs import Costs
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
+from pipelab.core.schedules.automatic import search_from
 from pipelab.core.schedules.info import ScheduleInfo
 from pipelab.core.schedules.linear import hops_of_1f1b
 from pipelab.core.schedules.phases import Phase, Rows, lay_out
@@ -34,8 +38,16 @@ def _stages(num_ranks: int) -> IntArray:
     return np.stack([ranks, 2 * num_ranks - 1 - ranks], axis=1)
 
 
-def _zb_v(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
-    """The closed form of arXiv 2401.10241, section 6.
+def _zb_v(
+    num_ranks: int,
+    num_microbatches: int,
+    stages_per_rank: int,
+    *,
+    costs: Costs | None = None,
+    max_in_flight: int | Iterable[int] | None = None,
+    max_bytes: float | Iterable[float] | None = None,
+) -> Schedule:
+    """The closed form of arXiv 2401.10241, section 6; with costs or caps, what a search finds from there on.
 
     2(p-r)-1 forwards fill the way down and back; r rounds of both chunks and p-r of the second with its backward
     follow; then a rank repeats all six actions (its steady state). Once the forwards are done, r rounds hold W back,
@@ -55,7 +67,10 @@ def _zb_v(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedu
         Phase("W0", r),
     )
     rows, _ = lay_out(phases, p, m)
-    return Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="zb-v")
+    closed = Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="zb-v")
+    if costs is None and max_in_flight is None and max_bytes is None:
+        return closed
+    return search_from(closed, costs, max_in_flight, max_bytes)
 
 
 def _dualpipev(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
@@ -120,6 +135,7 @@ FAMILY = (
         formulas="at F = I = W and m >= 2p-1: no bubble in span, idle (p-1)F in the step; peak 2p chunks on every rank",
         description="No bubble in span at 1F1B's memory, on a V of two stages a rank; fragile when F, I, W differ.",
         builder=_zb_v,
+        keywords=("costs", "max_in_flight", "max_bytes"),
         stages_per_rank=(2, 2),
         form=ClosedForm.where(
             Assumption("F = I = W", lambda t: t.F == t.I == t.W),

@@ -44,7 +44,7 @@ def test_interleaving_any_number_of_micro_batches_takes_at_most_the_time_of_the_
 
 
 @pytest.mark.parametrize("name", ["interleaved-1f1b", "forward-only"])
-@pytest.mark.parametrize(("p", "v"), product((1, 2, 3, 4, 8), (1, 2, 3)))
+@pytest.mark.parametrize(("p", "v"), list(product((1, 2, 3, 4, 8), (1, 2, 3))))
 def test_the_order_is_torchs_wherever_torch_takes_the_sizes(equal_to_oracle, name, p, v):
     taken = equal_to_oracle(name, ((p, m, v) for m in range(1, 4 * p + 2)))
     assert taken >= 2 * p + 1  # also sizes with m mod p != 0
