@@ -1,9 +1,9 @@
 """Zero-bubble schedules on linear and looped placements: the backward is cut in I and W, and W fills the gaps.
 
 Only I is waited for by other ranks; W can wait. ZB-H1 keeps 1F1B's memory and holds r of the W back on rank r;
-ZB-H2 spends twice the memory, and no rank idles between its first and its last action. In both, a rank that
-starts k (p-1-r) forwards ahead of its first I holds k r of its W back, k = 1 or 2: together the same on every
-rank.
+ZB-H2 spends twice the memory, and at equal F, I, W no rank idles between its first and last action. In both, a
+rank that starts k (p-1-r) forwards ahead of its first I holds k r of its W back, k = 1 or 2: together the same on
+every rank.
 
     p = 3, ZB-H1     rank 0 | F F F . . I W F I W F I W ...
                      rank 1 | . F F . I F I W F I W F I ...
