@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from textwrap import wrap
 
 from pipelab.core.closed_form import ClosedForm
@@ -102,9 +101,9 @@ class ScheduleTable(Mapping[str, ScheduleInfo]):
     def __str__(self) -> str:
         width = max(map(len, self))
         lines = []
-        for family, infos in groupby(self.values(), key=lambda info: info.family):
+        for family in dict.fromkeys(info.family for info in self.values()):
             lines.append(f"{family}:")
-            for info in infos:
+            for info in (info for info in self.values() if info.family == family):
                 first, *more = wrap(info.description, _WIDTH - width - 4)
                 for details in (info.formulas, f"sizes: {info.constraint}" if info.constraint else ""):
                     more += wrap(details, _WIDTH - width - 4)

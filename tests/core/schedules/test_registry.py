@@ -34,17 +34,11 @@ def test_a_missing_key_is_named_with_the_nearest(kind):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_families_stand_together():
-    families = [info.family for info in SCHEDULES.values()]
-    starts = [f for f, before in zip(families, [None, *families], strict=False) if f != before]
-    assert len(starts) == len(set(starts))
-
-
 def test_the_registry_prints_each_schedule_under_its_family_with_its_formulas_and_sizes():
     text = str(SCHEDULES)
     words = " ".join(text.split())
     for name, info in SCHEDULES.items():
-        assert f"{info.family}:" in text.splitlines()
+        assert text.splitlines().count(f"{info.family}:") == 1
         assert f"\n  {name} " in text
         for part in (info.description, info.formulas, info.constraint):
             assert " ".join(part.split()) in words
