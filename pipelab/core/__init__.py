@@ -15,7 +15,7 @@ A newcomer may read the modules in this order:
     feed          how micro-batches are loaded and prepared; `intake`: in which order they come
     lanes         links that take turns, updates and a feed, compiled into the same recurrence
     simulation    costs in, trace out; the period of chained steps, by `max_plus`
-    trace         when each action started and ended, simulated or measured
+    trace         when each action started and ended, simulated or measured; `trace_dict`: as plain values
     memory        what each rank holds over time
     report        makespan, the four bubbles, peaks, what is sent; `comparison`: several side by side
     causes        idle time by cause, down to the `lower_bound` of any order

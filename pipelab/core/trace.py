@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelab.core import strict_json
+from pipelab.core import trace_dict
 from pipelab.core.actions import KINDS, IntArray
 from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.feed import Feed
 from pipelab.core.memory import MemoryCurve, MemoryParts, memory_curves, memory_parts
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipelab.core.critical_path import Causes, CriticalPath
-    from pipelab.core.feed import Feed
     from pipelab.core.why import Why
 
 __all__ = ["CLOCKS", "COMPUTE", "COPY", "UPDATE", "Trace"]
@@ -40,7 +40,6 @@ COMPUTE, COPY, UPDATE = "compute", "copy", "update"
 """Lanes of a rank: what it computes, what it sends, and the optimizer updates that end its step."""
 
 _COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
-_OPTIONAL = ("bytes", "costs", "feed")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,7 +168,7 @@ class Trace:
                 f"start and end must have shape ({table.num_cells},), one time a cell of {schedule.name}; "
                 f"they have {begin.shape} and {stop.shape}."
             )
-        columns = {**_cell_columns(schedule), "start": begin, "end": stop}
+        columns = {**trace_dict.cell_columns(schedule), "start": begin, "end": stop}
         if others is not None:
             columns = {
                 name: np.append(column, np.asarray(others[name]).astype(column.dtype))
@@ -360,23 +359,7 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain values, ready for JSON; what the schedule says is not repeated."""
-        cells = self.schedule.table.num_cells
-        data: dict[str, Any] = {
-            "schedule": self.schedule.to_dict(),
-            "clock": self.clock,
-            "label": self.label,
-            "devices": list(self.devices),
-            "notes": list(self.notes),
-            "lanes": list(self.lanes),
-            "start": self.start.tolist(),
-            "end": self.end.tolist(),
-            "others": {name: getattr(self, name)[cells:].tolist() for name in _COLUMNS[:5]},
-        }
-        for name in ("bytes", "costs", "feed"):
-            value = getattr(self, name)
-            if value is not None:
-                data[name] = value.to_dict()
-        return data
+        return trace_dict.dump(self)
 
     @classmethod
     def from_dict(cls, data: object, where: str = "trace") -> Trace:
@@ -385,48 +368,4 @@ class Trace:
         Raises:
             PipelabError: names the field.
         """
-        required = ("schedule", "clock", "label", "devices", "notes", "lanes", "start", "end", "others")
-        found = strict_json.fields(data, where, required=required, optional=_OPTIONAL)
-        schedule = Schedule.from_dict(found["schedule"], f"{where}.schedule")
-        others = strict_json.fields(found["others"], f"{where}.others", required=_COLUMNS[:5])
-        extra = {n: strict_json.integer_column(others[n], f"{where}.others.{n}") for n in others}
-        lanes = strict_json.texts(found["lanes"], f"{where}.lanes")
-        limits = {"rank": schedule.num_ranks, "lane": len(lanes), "kind": len(KINDS)}
-        for name, column in extra.items():
-            if len(column) and not (column.min() >= 0 and column.max() < limits.get(name, 2**31)):
-                raise PipelabError(f"{where}.others.{name} holds a number out of range.")
-        return cls(
-            schedule,
-            **{
-                name: np.append(column, extra[name].astype(column.dtype))
-                for name, column in _cell_columns(schedule).items()
-            },
-            start=strict_json.column(found["start"], f"{where}.start"),
-            end=strict_json.column(found["end"], f"{where}.end"),
-            lanes=lanes,
-            clock=strict_json.text(found["clock"], f"{where}.clock"),
-            devices=strict_json.texts(found["devices"], f"{where}.devices"),
-            notes=strict_json.texts(found["notes"], f"{where}.notes"),
-            label=strict_json.text(found["label"], f"{where}.label"),
-            bytes=StageBytes.from_dict(found["bytes"], f"{where}.bytes") if "bytes" in found else None,
-            costs=Costs.from_dict(found["costs"], f"{where}.costs") if "costs" in found else None,
-            feed=_read_feed(found["feed"], f"{where}.feed") if "feed" in found else None,
-        )
-
-
-def _cell_columns(schedule: Schedule) -> dict[str, npt.NDArray[Any]]:
-    """What the schedule says of its own rows."""
-    table = schedule.table
-    return {
-        "rank": table.cell_ranks,
-        "lane": np.zeros(table.num_cells, dtype=np.uint8),
-        "kind": table.cell_kinds,
-        "stage": table.cell_stages,
-        "microbatch": table.cell_microbatches,
-    }
-
-
-def _read_feed(data: object, where: str) -> Feed:
-    from pipelab.core.feed import Feed
-
-    return Feed.from_dict(data, where)
+        return cls(**trace_dict.load(data, where))

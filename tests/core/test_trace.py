@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipelab.core.actions import KINDS
 from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.feed import Feed
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.simulation import simulate
@@ -163,10 +164,16 @@ def test_copies_pickles_and_dicts_are_equal(make):
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_simulation_round_trips(random_schedule, random_costs, seed):
     one = random_schedule(seed)
-    trace = simulate(one, random_costs(seed, one))
+    costs = random_costs(seed, one)
+    links = replace(costs.links, serial=seed % 3 == 1, blocking=seed % 3 == 2)
+    trace = simulate(one, replace(costs, links=links), feed=Feed(0.5, 1.5, 2) if seed % 2 else None)
+    again = Trace.from_dict(json.loads(json.dumps(trace.to_dict())))
+    assert (again.costs, again.feed) == (trace.costs, trace.feed)
+    assert again.report().idle_by_cause == trace.report().idle_by_cause
+    assert again.critical_path() == trace.critical_path()
     assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
 
 
