@@ -15,7 +15,7 @@ from pipelab.core.costs import Costs, Links
 from pipelab.core.feed import Feed
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
-from pipelab.core.schedules import schedule
+from pipelab.core.schedules import SCHEDULES, schedule
 from pipelab.core.simulation import simulate
 from pipelab.core.trace import Trace
 
@@ -201,3 +201,14 @@ def test_any_times_that_keep_the_order_can_be_split(random_schedule, random_cost
     total = one.num_ranks * measured.makespan
     assert abs(found.total - math.fsum([total, -found.work])) <= ULPS * math.ulp(total)
     assert found.communication >= -1e-9
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_of_every_schedule_the_causes_add_up_and_the_path_is_the_makespan(name):
+    one = schedule(name, num_ranks=4, num_microbatches=8)
+    costs = Costs.uniform(one.num_model_stages, latency=0.1, update=0.5)
+    trace = simulate(one, costs, feed=Feed(0.1, 0.2, workers=2))
+    report, path = trace.report(), trace.critical_path()
+    assert report.idle_by_cause.total == pytest.approx(sum(report.bubble_time))
+    assert report.idle_by_cause.imbalance == 0 and min(report.idle_by_cause.causes.values()) >= 0
+    assert (path.end - path.start + path.wait).sum() == pytest.approx(trace.makespan)
