@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import getdoc
 from itertools import product
 from typing import Any
 
@@ -71,8 +72,8 @@ def sweep(
         links: between the ranks, one or several; None takes those of `costs`, or links that take no time.
         progress: whether to show a bar where it takes over a second; or a function, called with how many points are
             done and how many there are. An interrupt ends the sweep between two points or within one.
-        **options: passed to those schedules that take them, such as a memory cap. Options named `costs` are those
-            of the point.
+        **options: passed to those schedules that take them, such as a memory cap. Schedules that take `costs` get
+            those of the row, so that each is made for them; the table says so.
 
     Returns:
         A table: `print` it, `.to_frame()`, `.best()`, `plot_sweep`.
@@ -105,7 +106,8 @@ def sweep(
             advance(len(points))
     if all(point.refusal for point in points):
         raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
-    return Sweep(tuple(points), f"{rule.text}; {_links_text(some_links, costs)}")
+    conditions = [rule.text, _links_text(some_links, costs), *_ordered_by_costs(builders)]
+    return Sweep(tuple(points), "; ".join(conditions))
 
 
 # --- what is built ------------------------------------------------------------------------------------------
@@ -181,6 +183,16 @@ def _builders(schedules: object, options: Mapping[str, Any]) -> dict[str, _Named
     return found
 
 
+def _ordered_by_costs(builders: Mapping[str, _Named | _Given]) -> list[str]:
+    """What must be said where an order was made for the costs of its row."""
+    found = [
+        label
+        for label, build in builders.items()
+        if isinstance(build, _Named) and "costs" in SCHEDULES[build.name].keywords
+    ]
+    return [f"made for the costs of each row: {', '.join(found)}"] if found else []
+
+
 # --- what it costs ------------------------------------------------------------------------------------------
 
 
@@ -218,7 +230,9 @@ def _cost_rule(costs: object, profile: Profile | None, split: Split | None, batc
     if not callable(costs):
         raise TypeError(f"costs must be Costs or a function that makes them, not {type(costs).__name__}.")
     made: CostRule = costs
-    return _Rule("costs by a function", lambda p, stages, m: made(num_stages=stages, num_microbatches=m))
+    says = (getdoc(made) or "").partition("\n")[0].rstrip(".")
+    text = f"costs by {getattr(made, '__name__', 'a function')}" + (f": {says}" if says else "")
+    return _Rule(text, lambda p, stages, m: made(num_stages=stages, num_microbatches=m))
 
 
 def _cut(costs: Costs, stages: int) -> Costs:

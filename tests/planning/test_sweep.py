@@ -94,11 +94,13 @@ def test_more_micro_batches_than_samples_are_a_refused_row():
 
 def test_costs_may_be_a_function_of_the_sizes():
     def rule(num_stages, num_microbatches):
+        """Eight seconds shared by the micro-batches."""
         return pp.Costs.uniform(num_stages, forward=8 / num_microbatches)
 
     found = sweep(schedules=["gpipe", "interleaved-1f1b"], num_ranks=2, num_microbatches=4, costs=rule)
     assert [p.costs.num_stages for p in found] == [2, 4]
     assert found.points[0].costs.forward == (2, 2)
+    assert found.conditions.startswith("costs by rule: Eight seconds shared by the micro-batches; ")
 
 
 def test_a_schedule_of_ones_own_is_a_function_with_a_label():
@@ -197,3 +199,16 @@ def test_progress_counts_points_and_an_interrupt_leaves_at_once():
 def test_a_short_sweep_shows_no_bar(capsys):
     pp.sweep(schedules="gpipe", num_ranks=2, num_microbatches=[1, 2, 3])
     assert capsys.readouterr().err.strip("\r ") == ""
+
+
+@pytest.mark.parametrize("name", [name for name, info in pp.SCHEDULES.items() if "costs" in info.keywords])
+def test_a_schedule_that_takes_costs_is_made_for_those_of_its_row_and_the_table_says_so(name):
+    costs = pp.Costs((1, 1, 3, 1), (1, 2, 3, 1), (1, 1, 2, 1), links=pp.Links(0.5))
+    (point,) = sweep(schedules=name, num_ranks=4, num_microbatches=8, costs=costs).points
+    v = point.stages_per_rank
+    made = pp.schedule(name, num_ranks=4, num_microbatches=8, stages_per_rank=v, costs=point.costs)
+    assert point.trace().schedule == made
+    assert f"made for the costs of each row: {name}" in str(
+        sweep(schedules=[name, "1f1b"], num_ranks=4, num_microbatches=8)
+    )
+    assert "made for" not in sweep(schedules="1f1b", num_ranks=4, num_microbatches=8).conditions
