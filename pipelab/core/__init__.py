@@ -23,5 +23,6 @@ A newcomer may read the modules in this order:
     theory        closed forms with their papers and assumptions
     profile       costs per layer; `split`: the cut points; `plan`: all that an engine needs
     strict_json   files from strangers
+    interchange   every format in and out: torch's tables, JSON, traces of Chrome, Perfetto and torch.profiler
     tables        how values print, with `quantities`: 12.3 ms, 4 MiB, 27.3 %
 """
