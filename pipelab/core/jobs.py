@@ -13,7 +13,10 @@ from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
 from pipelab.core.costs import Costs
 from pipelab.core.placement import Placement
 
-__all__ = ["Jobs"]
+__all__ = ["Graph", "Jobs"]
+
+Graph = list[list[list[tuple[int, int, float]]]]
+"""For each kind and stage the kinds and stages at the other end of its edges, with seconds of the transfer."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,10 @@ class Jobs:
         return [[self.costs.seconds(kind, stage) for stage in stages] for kind in self.kinds]
 
     @cached_property
-    def followers(self) -> list[list[list[tuple[int, int, float]]]]:
+    def followers(self) -> Graph:
         """`followers[k][s]`: the kind and stage of each action that waits for it, and seconds of the transfer."""
         placement, costs = self.placement, self.costs
-        found: list[list[list[tuple[int, int, float]]]]
-        found = [[[] for _ in range(placement.num_stages)] for _ in self.kinds]
+        found: Graph = [[[] for _ in range(placement.num_stages)] for _ in self.kinds]
         for s, t in placement.stage_edges:
             sent = 0.0 if costs.bytes is None else costs.bytes.outputs[placement.model_stages[s]]
             a, b = placement.ranks[s], placement.ranks[t]
@@ -80,39 +82,79 @@ class Jobs:
     @cached_property
     def num_needs(self) -> list[list[int]]:
         """`num_needs[k][s]`: for how many actions it waits."""
-        found = [[0] * self.placement.num_stages for _ in self.kinds]
-        for of_kind in self.followers:
-            for followers in of_kind:
-                for kind, stage, _ in followers:
-                    found[kind][stage] += 1
+        return [[len(nodes) for nodes in of_kind] for of_kind in self._givers]
+
+    @cached_property
+    def _givers(self) -> Graph:
+        """`_givers[k][s]`: what it waits for, in the form of `followers`."""
+        found: Graph = [[[] for _ in of_kind] for of_kind in self.followers]
+        for k, of_kind in enumerate(self.followers):
+            for s, followers in enumerate(of_kind):
+                for kind, stage, transfer in followers:
+                    found[kind][stage].append((k, s, transfer))
         return found
 
     @cached_property
     def tails(self) -> list[list[float]]:
         """`tails[k][s]`: seconds of the longest chain of needs that starts with the action, itself included."""
-        tails = [[0.0] * self.placement.num_stages for _ in self.kinds]
-        missing = [[len(after) for after in of_kind] for of_kind in self.followers]
-        givers: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
-        for k, of_kind in enumerate(self.followers):
-            for s, followers in enumerate(of_kind):
-                for kind, stage, transfer in followers:
-                    givers.setdefault((kind, stage), []).append((k, s, transfer))
+        return self._longest(self.followers, self._givers)
+
+    @cached_property
+    def heads(self) -> list[list[float]]:
+        """`heads[k][s]`: seconds of the longest chain of needs that ends with the action, itself included."""
+        return self._longest(self._givers, self.followers)
+
+    def _longest(self, ahead: Graph, behind: Graph) -> list[list[float]]:
+        longest = [list(row) for row in self.seconds]
+        missing = [[len(nodes) for nodes in of_kind] for of_kind in ahead]
         free = [(k, s) for k, counts in enumerate(missing) for s, count in enumerate(counts) if not count]
         while free:
             kind, stage = free.pop()
-            tails[kind][stage] += self.seconds[kind][stage]
-            for k, s, transfer in givers.get((kind, stage), ()):
-                tails[k][s] = max(tails[k][s], transfer + tails[kind][stage])
+            for k, s, transfer in behind[kind][stage]:
+                longest[k][s] = max(longest[k][s], self.seconds[k][s] + transfer + longest[kind][stage])
                 missing[k][s] -= 1
                 if not missing[k][s]:
                     free.append((k, s))
-        return tails
+        return longest
+
+    @cached_property
+    def lower_bound(self) -> float:
+        """Seconds that no order can beat: max over ranks of (shortest head + work + shortest tail), transfers included.
+
+        See the module `lower_bound`, which says the same of a schedule with free links.
+        """
+        bounds = []
+        for rank in range(self.placement.num_ranks):
+            here = [(k, s) for k in range(len(self.kinds)) for s in self.placement.stages_of(rank)]
+            head = min(self.heads[k][s] - self.seconds[k][s] for k, s in here)
+            tail = min(self.tails[k][s] - self.seconds[k][s] for k, s in here)
+            counts = [len(self.chain_turns[self.placement.chain_of_stage(s)]) for _, s in here]
+            work = sum(n * self.seconds[k][s] for n, (k, s) in zip(counts, here, strict=True))
+            bounds.append(head + work + tail)
+        return max(bounds)
 
     @cached_property
     def kept_bytes(self) -> list[int]:
         """For each stage the bytes that a micro-batch keeps until its backward, rounded up; 0 where unknown."""
         kept = (0.0,) * self.costs.num_stages if self.costs.bytes is None else self.costs.bytes.activations
         return [math.ceil(kept[stage]) for stage in self.placement.model_stages]
+
+    def of_one(self, weight: Sequence[int]) -> tuple[int, ...]:
+        """For each rank what one micro-batch holds there at most.
+
+        Args:
+            weight: for each stage what a micro-batch holds from its forward on.
+        """
+        placement = self.placement
+        chains = [[0] * placement.chains for _ in range(placement.num_ranks)]
+        for stage, rank in enumerate(placement.ranks):
+            chains[rank][placement.chain_of_stage(stage)] += weight[stage]
+        return tuple(map(max, chains))
+
+    @cached_property
+    def chunks_of_one(self) -> tuple[int, ...]:
+        """For each rank how many chunks of one micro-batch it holds: the least cap that works."""
+        return self.of_one([1] * self.placement.num_stages)
 
     @cached_property
     def turns(self) -> list[int]:

@@ -165,21 +165,11 @@ def plan_jobs(
         )
     jobs = Jobs(placement, m, costs, kinds)
     if max_in_flight is not None:
-        least = _of_one(placement, [1] * placement.num_stages)
-        jobs = replace(
-            jobs, caps=_limits("max_in_flight", max_in_flight, least, "in flight for one micro-batch")
-        )
+        what = "in flight for one micro-batch"
+        jobs = replace(jobs, caps=_limits("max_in_flight", max_in_flight, jobs.chunks_of_one, what))
     if max_bytes is not None:
         jobs = replace(jobs, room=_room(jobs, max_bytes))
     return jobs
-
-
-def _of_one(placement: Placement, weight: Sequence[int]) -> list[int]:
-    """What one micro-batch holds on each rank at most, with a weight for each stage."""
-    chains = [[0] * placement.chains for _ in range(placement.num_ranks)]
-    for stage, rank in enumerate(placement.ranks):
-        chains[rank][placement.chain_of_stage(stage)] += weight[stage]
-    return list(map(max, chains))
 
 
 def _room(jobs: Jobs, max_bytes: float | Iterable[float]) -> tuple[int, ...]:
@@ -191,12 +181,12 @@ def _room(jobs: Jobs, max_bytes: float | Iterable[float]) -> tuple[int, ...]:
     table = one.table(dispatch(one, range(len(one.columns[0]))).orders)
     weightless = replace(held, activations=(0.0,) * held.num_stages)
     resident = peaks(Schedule.from_table(table, placement), weightless).tolist()
-    least = [base + kept for base, kept in zip(resident, _of_one(placement, jobs.kept_bytes), strict=True)]
+    least = [base + kept for base, kept in zip(resident, jobs.of_one(jobs.kept_bytes), strict=True)]
     limits = _limits("max_bytes", max_bytes, least, "bytes for its weights and one micro-batch")
     return tuple(math.floor(limit - base) for limit, base in zip(limits, resident, strict=True))
 
 
-def _limits(name: str, value: Any, least: list[Any], what: str) -> tuple[Any, ...]:
+def _limits(name: str, value: Any, least: Sequence[Any], what: str) -> tuple[Any, ...]:
     """One limit a rank, each with room for one micro-batch."""
     number: Callable[[str, object], Any] = as_index if name == "max_in_flight" else _bytes
     if isinstance(value, Real):

@@ -11,6 +11,7 @@ from pipelab.core.actions import MAX_CELLS, as_index
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import (
     asynchronous,
+    automatic,
     bidirectional,
     building_block,
     interleaved,
@@ -34,6 +35,7 @@ SCHEDULES = ScheduleTable(
         *bidirectional.FAMILY,
         *wave.FAMILY,
         *building_block.FAMILY,
+        *automatic.FAMILY,
         *asynchronous.FAMILY,
         *sliced.FAMILY,
     )
