@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Literal
 
 import numpy as np
@@ -66,7 +67,8 @@ def few(names: Sequence[str], most: int = 3) -> str:
 
 
 def notes(sweep: Sweep, y: str) -> list[str]:
-    lines = [f"simulated clock · {y}: {QUANTITIES[y].definition}", literal(sweep.conditions, 110)]
+    conditions = [literal(line, 110) for line in wrap(sweep.conditions, 105)]
+    lines = [f"simulated clock · {y}: {QUANTITIES[y].definition}", *conditions]
     refused = list(
         dict.fromkeys(f"{literal(p.schedule, 24)} at m = {p.num_microbatches}" for p in sweep.refused)
     )
