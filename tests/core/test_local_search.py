@@ -23,7 +23,9 @@ def some_jobs(seed: int, latency: float = 0.4) -> Jobs:
     rng = random.Random(seed)
     placement = PLACES[seed % len(PLACES)]
     columns = [tuple(rng.uniform(0.5, 2) for _ in range(placement.num_model_stages)) for _ in range(3)]
-    costs = Costs(*columns, links=Links(latency))
+    ranks = range(placement.num_ranks)
+    links = Links([[latency * rng.uniform(0.5, 1.5) for _ in ranks] for _ in ranks])
+    costs = Costs(*columns, links=links)
     return plan_jobs(placement, 6, costs, True, 2 * placement.num_stages // placement.num_ranks, None)
 
 
@@ -58,11 +60,9 @@ def test_what_it_finds_is_within_the_caps_and_no_longer(seed):
 
 
 def test_it_does_find_something():
-    gains = [listed(some_jobs(n), "forward-first").makespan for n in range(12)]
-    found = [
-        Workplace(some_jobs(n)).improve(listed(some_jobs(n), "forward-first"), 200, 0) for n in range(12)
-    ]
-    assert sum(after.makespan < 0.99 * before for before, after in zip(gains, found, strict=True)) >= 4
+    before = [listed(some_jobs(n), "forward-first") for n in range(12)]
+    after = [Workplace(some_jobs(n)).improve(timing, 200, 0) for n, timing in enumerate(before)]
+    assert sum(b.makespan < 0.999 * a.makespan for a, b in zip(before, after, strict=True)) >= 5
 
 
 def test_orders_that_wait_in_a_circle_have_no_time():

@@ -10,11 +10,14 @@ from itertools import pairwise, product
 import pytest
 
 from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.list_schedule import plan_jobs
 from pipelab.core.local_search import Workplace
 from pipelab.core.lower_bound import lower_bound
 from pipelab.core.memory import peaks
+from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import SCHEDULES, schedule
+from pipelab.core.schedules.automatic import _numbers
 from pipelab.core.simulation import simulate
 from pipelab.errors import PipelabError
 
@@ -134,6 +137,23 @@ def test_bytes_are_a_cap_of_their_own(seed):
         assert peaks(one, held).max() <= cap
     both = auto(p, m, costs=costs, max_bytes=least + 40, max_in_flight=2)
     assert peaks(both, held).max() <= least + 40 and max(both.peak_in_flight) <= 2
+
+
+def test_without_a_cap_it_keeps_to_p_and_twice_that_is_shorter_where_there_is_latency():
+    costs = Costs.uniform(4, latency=0.5)
+    least = auto(4, 12, costs=costs)
+    assert max(least.peak_in_flight) <= 4 and least == auto(4, 12, costs=costs, max_in_flight=4)
+    assert makespan(auto(4, 12, costs=costs, max_in_flight=8), costs) < makespan(least, costs)
+
+
+@pytest.mark.parametrize(("name", "early"), [("1f1b", True), ("zb-h1", False), ("zb-h2", False)])
+def test_what_is_known_is_judged_as_it_is_and_a_b_as_i_and_then_w(name, early):
+    jobs = plan_jobs(Placement.linear(4), 8, None, True, None, None)
+    known = schedule(name, num_ranks=4, num_microbatches=8)
+    judged = Workplace(jobs).time(_numbers(jobs, known)).makespan
+    assert (
+        judged < makespan(known, Costs.uniform(4)) if early else judged == makespan(known, Costs.uniform(4))
+    )
 
 
 def test_a_whole_backward_that_is_much_cheaper_is_kept_whole():

@@ -40,13 +40,13 @@ def test_every_size_runs_on_a_v_with_each_action_once(name, p, m):
 
 
 @pytest.mark.parametrize("name", PEAKS)
-@pytest.mark.parametrize("p", range(1, 17))
+@pytest.mark.parametrize("p", (1, 2, 3, 4, 5, 6, 8, 11, 16))
 def test_the_peak_is_the_papers_in_micro_batches_of_two_chunks(name, p):
     assert max(make(name, p, 2 * p).peak_in_flight) == 2 * PEAKS[name](p)
 
 
 @pytest.mark.parametrize("name", SHARES)
-@pytest.mark.parametrize("p", range(1, 17))
+@pytest.mark.parametrize("p", (1, 2, 3, 4, 5, 6, 8, 11, 16))
 def test_at_unit_costs_the_bubble_is_about_the_papers_share_of_1f1bs(name, p):
     one_f_one_b = (p - 1) * 6  # F + I + W of both chunks
     few, many = idle(make(name, p, 2 * p)), idle(make(name, p, 4 * p))
@@ -54,7 +54,7 @@ def test_at_unit_costs_the_bubble_is_about_the_papers_share_of_1f1bs(name, p):
     assert p < 7 or many >= (SHARES[name] - 0.1) * one_f_one_b
 
 
-@pytest.mark.parametrize("p", range(1, 17))
+@pytest.mark.parametrize("p", (1, 2, 3, 4, 5, 6, 8, 11, 16))
 def test_v_zb_idles_for_the_first_fill_alone(p):
     for m in (2 * p, 2 * p + 1, 4 * p):
         assert idle(make("v-zb", p, m)) == p - 1
