@@ -10,6 +10,7 @@ A newcomer may read the modules in this order:
     schedule      the order of each rank, checked by `validation` when it is made (`deadlock`: what it says
                   then); `grid`: drawn with characters; `schedule_text`, `cells`: as text
     schedules     every named schedule, one family a module
+    list_schedule an order from a rule and a cap: `jobs` put in order by `dispatch`, made shorter by `local_search`
     costs         seconds and bytes per stage, and the links
     recurrence    the longest path, compiled once per schedule; `workload`: its distinct durations
     feed          how micro-batches are loaded and prepared; `intake`: in which order they come
