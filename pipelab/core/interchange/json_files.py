@@ -134,13 +134,16 @@ def from_data(data: object, what: str) -> Value:
         PipelabError: names the field that is wrong.
     """
     found = strict_json.fields(
-        data, what, required=_HEAD, optional=list(data) if isinstance(data, dict) else ()
+        data, what, required=_HEAD[:1], optional=list(data) if isinstance(data, dict) else ()
     )
+    if isinstance(found["pipelab"], dict):
+        raise PipelabError(f"{what} is a trace for Perfetto and Chrome. Read it with read_trace().")
     kind = strict_json.text(found["pipelab"], f"{what}: pipelab")
     one_of(f"{what}: pipelab", kind, _KINDS)
-    if found["version"] != 1 or isinstance(found["version"], bool):
+    version = found.get("version")
+    if version != 1 or isinstance(version, bool):
         raise PipelabError(
-            f"{what} is a {kind} of version {str(found['version'])[:20]}; this pipelab reads version 1. "
+            f"{what} is a {kind} of version {str(version)[:20]}; this pipelab reads version 1. "
             "A newer pipelab may read it."
         )
     rest = {key: value for key, value in found.items() if key not in _HEAD}

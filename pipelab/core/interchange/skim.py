@@ -147,7 +147,8 @@ class _Reader:
             raise PipelabError(f"{self.what} ends in the middle; it is not whole.")
         if not self.has_events:
             raise PipelabError(
-                f"{self.what} has no key traceEvents, so it is no trace of Chrome, Perfetto or torch.profiler."
+                f"{self.what} has no key traceEvents, so it is no trace of Chrome, Perfetto or torch.profiler. "
+                "(What pipelab saved with save() is read by load().)"
             )
 
     def _begin(self, piece: bytes) -> None:

@@ -122,9 +122,14 @@ def test_a_trace_that_could_not_be_read_back_is_not_written(tmp_path, monkeypatc
 TRACE = VALUES["trace"].to_dict()
 CELLS = ONE.table.num_cells
 WRONG = [
-    ("[]", "x.json must be an object with the keys pipelab, version"),
+    ("[]", "x.json must be an object with the keys pipelab"),
     ("{}", "x.json.pipelab is missing"),
     ('{"pipelab": "shedule", "version": 1}', "did you mean 'schedule'"),
+    (
+        '{"pipelab": {}, "traceEvents": []}',
+        r"x.json is a trace for Perfetto and Chrome. Read it with read_trace\(\)",
+    ),
+    ('{"pipelab": "split", "cuts": []}', "x.json is a split of version None"),
     ('{"pipelab": ["trace"], "version": 1}', "x.json: pipelab must be text"),
     (
         '{"pipelab": "split", "version": 2, "cuts": []}',

@@ -56,13 +56,13 @@ def test_exactly_the_wanted_entries_are_found_wherever_the_file_is_cut(seed):
         events.append(event if rng.random() < 0.9 else anything(rng))
         if events[-1] is event and event["name"] == "1F1":
             wanted.append(("event", event))
-    nested = {"name": "outside", "args": {"name": "1F1"}}
+    nested = {"name": "outside", "args": {"name": "1F1"}, "base": 4}
     data: object = events
     if rng.random() < 0.7:
         entries = [
             ("traceEvents", events),
             ("base", 17),
-            ("about", {"rank": 3, "x": [nested]}),
+            ("about", {"rank": 3, "base": 5, "x": [nested]}),
             ("y", [nested]),
         ]
         entries += [(f"k{k}", anything(rng)) for k in range(4)]
@@ -82,6 +82,12 @@ def test_events_without_commas_or_longer_than_a_block_are_found():
     raw = json.dumps(filler).encode()
     for size in (1000, 2**16, 2**18):
         assert [event["name"] for _, event in found_in(raw, size)] == ["1F1", "2F2"]
+
+
+@pytest.mark.parametrize("size", [MAX_EVENT + 1, MAX_EVENT + 2, 2 * MAX_EVENT + 1])
+def test_no_escape_is_torn_in_two(size):
+    raw = json.dumps([{"name": '"' * 150_000}, {"name": "1F1"}]).encode()
+    assert [event["name"] for _, event in found_in(raw, size)] == ["1F1"]
 
 
 def test_events_that_are_too_long_are_passed_over_in_one_piece_or_many():
