@@ -25,11 +25,10 @@ def command(name: str) -> str:
     return found[0]
 
 
-def test_the_python_block_runs_as_written(tmp_path: Path):
-    [block] = blocks("python")
+def run_block(block: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     program = tmp_path / "readme.py"
     program.write_text(block, encoding="utf-8")
-    run = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-W", "error::UserWarning:pipelab", program.name],
         cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -37,9 +36,19 @@ def test_the_python_block_runs_as_written(tmp_path: Path):
         text=True,
         timeout=240,
     )
+
+
+def test_the_first_block_runs_as_written(tmp_path: Path):
+    run = run_block(blocks("python")[0], tmp_path)
     assert run.returncode == 0, run.stderr
     assert len(list(tmp_path.rglob("gpt.pt"))) == 1 and len(list(tmp_path.rglob("plan.json"))) == 1
     assert "0F0" in run.stdout or "F0" in run.stdout  # the grid was printed
+
+
+@pytest.mark.parametrize("block", blocks("python")[1:])
+def test_every_further_block_runs_by_itself(block: str, tmp_path: Path):
+    run = run_block(block, tmp_path)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("name", ["tour", "tests"])
