@@ -19,7 +19,10 @@ from pipelab.plots.wording import counted
 if TYPE_CHECKING:
     from pipelab.core.critical_path import CriticalPath
 
-_ABOVE = 0.68 * HALF  # the middle of a box: its number stays readable
+_ABOVE = HALF + 0.03  # the upper edge of a box: numbers stay readable, also where two share a row
+_WIDEST = 2.0  # points
+_OF_ROW = 0.1  # the line's width where rows are low: a path of many ranks covers no row
+_EDGE = 1.7  # how much wider the dark edge is
 _MOST_TOLD = 40
 
 
@@ -30,18 +33,24 @@ def add_path(axes: Axes, trace: Trace, path: CriticalPath, shown: Scene) -> Line
         The line, which names itself in a legend.
     """
     corners = path_points(trace, path, shown)
+    width = min(_WIDEST, _OF_ROW * _points_per_row(axes))
     (line,) = axes.plot(
         corners[:, 0],
         corners[:, 1],
         color=PATH,
-        linewidth=2.2,
+        linewidth=width,
         solid_joinstyle="round",
         solid_capstyle="butt",
         label="critical path",
         zorder=5,
-        path_effects=[Stroke(linewidth=4.0, foreground=INK), Normal()],
+        path_effects=[Stroke(linewidth=_EDGE * width, foreground=INK), Normal()],
     )
     return line
+
+
+def _points_per_row(axes: Axes) -> float:
+    rows = abs(float(np.subtract(*axes.get_ylim())))
+    return float(axes.bbox.height / axes.figure.dpi * 72 / rows)  # type: ignore[union-attr]
 
 
 def path_points(trace: Trace, path: CriticalPath, shown: Scene) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
         >>> print(pp.plot_timelines(runs).get_title().splitlines()[0])
         2 timelines on one time axis; shortest: gpipe, 36 s, bubble_fraction 33.3 %
     """
-    traces = list(traces) if not isinstance(traces, Trace) else [traces]
+    traces = list(traces) if isinstance(traces, Iterable) else [traces]
     if not traces:
         raise PipelabError(
             "plot_timelines got no traces. Give it at least one, such as [predicted, step.trace]."

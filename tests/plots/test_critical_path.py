@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 
 import pipelab as pp
-from pipelab.plots.critical_path import path_points
+from pipelab.plots.artists import NUMBER_POINTS
+from pipelab.plots.critical_path import _EDGE, path_points
 from pipelab.plots.palette import PATH
-from pipelab.plots.scene import scene
+from pipelab.plots.scene import HALF, scene
 from tests.plots.sizes import OVERLAPPED, SIZES, SPLIT_BACKWARD, of_orders, trace
 
 
@@ -28,7 +30,7 @@ def test_every_corner_lies_in_the_row_of_its_rank(orders):
     one = of_orders(orders)
     path = one.critical_path()
     corners = path_points(one, path, scene([one]))
-    assert np.repeat(path.rank, 2).tolist() == np.round(corners[:, 1] + 0.2).astype(int).tolist()
+    assert np.repeat(path.rank, 2).tolist() == np.round(corners[:, 1] + 0.3).astype(int).tolist()
 
 
 def test_without_asking_there_is_no_line():
@@ -69,5 +71,28 @@ def test_lanes_of_their_own_are_part_of_the_path():
     one = pp.simulate(order, costs, feed=pp.Feed(prepare=5))
     (line,) = lines(pp.plot_timeline(one, critical_path=True))
     labels = scene([one]).row_labels
-    rows = {labels[round(y + 0.2)] for y in line.get_ydata()}
+    rows = {labels[round(y + 0.3)] for y in line.get_ydata()}
     assert {"prepare:0", "rank 0", "copy"} <= rows
+
+
+@pytest.mark.parametrize("name", ["dualpipe", "dualpipev", "1f1b"])
+def test_the_line_lies_on_no_number(name):
+    order = pp.schedule(name, num_ranks=4, num_microbatches=10)
+    ax = pp.plot_timeline(pp.simulate(order, pp.Costs.uniform(order.num_model_stages)), critical_path=True)
+    ax.figure.canvas.draw()
+    (line,) = lines(ax)
+    (numbers,) = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
+    per_point = ax.figure.dpi / 72
+    places = ax.transData.transform(numbers.get_offsets())[:, 1] / per_point
+    level = np.unique(ax.transData.transform(line.get_xydata())[:, 1] / per_point)
+    edge = _EDGE * line.get_linewidth() / 2
+    assert np.abs(places[:, None] - level).min() >= NUMBER_POINTS * 0.37 + edge, (
+        "half a digit and half a line"
+    )
+
+
+def test_among_many_ranks_the_line_is_thinner_than_the_gap_between_rows():
+    ax = pp.plot_timeline(trace(64, 64, latency=0.5), critical_path=True)
+    (line,) = lines(ax)
+    row = ax.bbox.height / ax.figure.dpi * 72 / 64
+    assert _EDGE * line.get_linewidth() < (1 - 2 * HALF) * row

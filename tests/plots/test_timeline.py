@@ -248,6 +248,8 @@ def test_one_trace_in_a_list_is_a_timeline_and_none_is_refused():
 def test_what_is_no_trace_is_a_wrong_call():
     with pytest.raises(TypeError, match="drawn from a Trace, not from Schedule"):
         pp.plot_timeline(trace(2, 2).schedule)
+    with pytest.raises(TypeError, match="drawn from a Trace, not from int"):
+        pp.plot_timelines(3)
 
 
 def test_numbers_of_a_later_stage_are_underlined_and_the_legend_says_so():
