@@ -9,8 +9,9 @@ Causes are taken away one after the other, in one fixed order; what each takes f
     T3   the lower bound of any order             fill and drain  p T3 - work
 
 T2 gives each cell the mean over all cells of its kind, so that the work stays what it is; overlaps are kinds of their
-own, one for each combination of kinds. T3 is the maximum over ranks of (work + shortest head + shortest tail), see `lower_bound`. The sum telescopes
-to p T - work, all the idle time there is. Uneven stages may even shorten a step: then imbalance is negative.
+own, one for each combination of kinds. T3 is the maximum over ranks of (work + shortest head + shortest tail), see
+`lower_bound`. The sum telescopes to p T - work, all the idle time there is. Uneven stages may even shorten a step:
+then imbalance is negative.
 
 Of a measured step no links are known. T1 is its own durations run again with free links, so that its first share is
 all that T0 has over it: communication, waiting and overhead.

@@ -18,6 +18,11 @@ Three moments are tasks that take no time and have no row in the trace: when a w
     worker      take, prepare, enter, ...   take k   waits for  load k
                                             enter k  waits for  enter k-1, and the gate of micro-batch k - queue
     rank        gate, 0F0, gate, 0F1, ...   gate k   waits for  enter k
+
+Where steps follow each other (`period`), a row goes on in the next step where it ended. That says all but what the
+feed carries over beside its rows: micro-batch 0 waits for the last of the step before, the first ones for room that
+forwards of earlier steps make. Each such wait is a row of two moments, of which the last waits for what happens in
+this step, while the later step waits for the first.
 """
 
 from __future__ import annotations
@@ -76,6 +81,9 @@ class Lanes:
         names: of the lanes of the trace.
         others: rank, lane, kind, stage and microbatch of the rows after the cells.
         intake: the order in which micro-batches come; None without a feed.
+        follows: shape (rows that run something,): the row of an earlier step whose end each row begins with, where
+            steps follow each other; itself, but for workers, who take turns across steps, and
+        ago: how many steps earlier that is.
     """
 
     recurrence: Recurrence
@@ -84,21 +92,26 @@ class Lanes:
     names: tuple[str, ...]
     others: Rows
     intake: Intake | None
+    follows: IntArray
+    ago: IntArray
 
 
-def lanes_of(schedule: Schedule, features: Features, intake: Intake | None = None) -> Lanes:
+def lanes_of(
+    schedule: Schedule, features: Features, intake: Intake | None = None, chained: bool = False
+) -> Lanes:
     """Compile a schedule with further lanes; without a feed this happens once for each schedule and features.
 
     Args:
         schedule: any schedule.
         features: the lanes that are wanted.
         intake: how the micro-batches come; None without a feed.
+        chained: whether the feed goes on from step to step; else `follows` and `ago` do not hold for it.
     """
     known = schedule.workload.compiled
     if intake is not None:
-        return _compiled(schedule, features, intake)
+        return _compiled(schedule, features, intake, chained)
     if features not in known:
-        known[features] = _compiled(schedule, features, None)
+        known[features] = _compiled(schedule, features, None, False)
     return known[features]
 
 
@@ -118,6 +131,7 @@ class _Draft:
         self.rows: list[IntArray] = []
         self.lanes: list[str] = []
         self.others: list[Rows] = []
+        self.turns: dict[int, tuple[int, int]] = {}  # of rows that do not go on with their own last end
 
     def add(self, row: IntArray, place: npt.ArrayLike, work: npt.ArrayLike, turn: int = 0) -> IntArray:
         """Add tasks; within a row they run by place, then by turn, then as they were added.
@@ -136,6 +150,14 @@ class _Draft:
     def wait(self, task: IntArray, needed: IntArray, hop: IntArray | None = None) -> None:
         """Let tasks wait for others; `hop` where a transfer lies between them that is no task itself."""
         self._waits.append((task, needed, np.full(len(task), self.nowhere) if hop is None else hop))
+
+    def carry(self, task: IntArray, needed: IntArray, steps: IntArray) -> None:
+        """Let tasks wait for others of an earlier step; see the head of this module."""
+        rows = self.num_rows + np.arange(len(task))
+        self.num_rows += len(rows)
+        self.wait(task, self.add(rows, 0, self.no_work))
+        self.wait(self.add(rows, 1, self.no_work), needed)
+        self.turns |= {row: (row, ago) for row, ago in zip(rows.tolist(), steps.tolist(), strict=True)}
 
     def show(self, lane: str, task: IntArray, rank: npt.ArrayLike, **said: npt.ArrayLike) -> None:
         """Give tasks a row each in the trace: kind, stage, microbatch."""
@@ -160,10 +182,13 @@ class _Draft:
         names = ("rank", "lane", "kind", "stage", "microbatch")
         others = {name: np.concatenate([rows[name] for rows in self.others]) for name in names if self.others}
         shown = number[np.concatenate([self.cells, *self.rows])]
-        return Lanes(recurrence, which, shown, (COMPUTE, *self.lanes), others, intake)
+        running = np.unique(row)
+        turns = np.array([self.turns.get(r, (r, 1)) for r in running.tolist()], dtype=np.int64)
+        follows, ago = np.searchsorted(running, turns[:, 0]), turns[:, 1]
+        return Lanes(recurrence, which, shown, (COMPUTE, *self.lanes), others, intake, follows, ago)
 
 
-def _compiled(schedule: Schedule, features: Features, intake: Intake | None) -> Lanes:
+def _compiled(schedule: Schedule, features: Features, intake: Intake | None, chained: bool) -> Lanes:
     draft, workload = _Draft(schedule), schedule.workload
     recurrence = schedule.recurrence
     classes = np.empty(len(draft.cells), dtype=np.int64)
@@ -179,7 +204,7 @@ def _compiled(schedule: Schedule, features: Features, intake: Intake | None) -> 
         found = schedule.predecessors
         draft.wait(starting[found.cell], found.needed, found.hop)
     if intake is not None:
-        _add_feed(draft, schedule, intake, starting)
+        _add_feed(draft, schedule, intake, starting, chained)
     if features.updates:
         _add_updates(draft, schedule)
     return draft.compiled(schedule, intake)
@@ -204,7 +229,7 @@ def _add_copies(draft: _Draft, schedule: Schedule, starting: IntArray, blocking:
     draft.show(COPY, copies, source, **said)
 
 
-def _add_feed(draft: _Draft, schedule: Schedule, intake: Intake, starting: IntArray) -> None:
+def _add_feed(draft: _Draft, schedule: Schedule, intake: Intake, starting: IntArray, chained: bool) -> None:
     """A loader, workers and a queue; see the head of this module."""
     m = len(intake.microbatch)
     number = np.arange(m)
@@ -215,12 +240,21 @@ def _add_feed(draft: _Draft, schedule: Schedule, intake: Intake, starting: IntAr
     take = draft.add(of_worker, number, draft.no_work, turn=0)
     prepare = draft.add(of_worker, number, draft.first_load + m + number, turn=1)
     enter = draft.add(of_worker, number, draft.no_work, turn=2)
+    first_worker = draft.num_rows + 1
     draft.num_rows += 1 + workers
     draft.wait(take, load)
     draft.wait(load[1:], take[:-1])
     draft.wait(enter[1:], enter[:-1])
     draft.wait(enter[intake.queue :], starting[intake.cell][: -intake.queue])
     draft.wait(starting[intake.reader], enter[intake.read])
+    if chained:
+        draft.carry(load[:1], take[-1:], np.array([1]))
+        draft.carry(enter[:1], enter[-1:], np.array([1]))
+        last, ago = _earlier(number[: intake.queue], intake.queue, m)
+        draft.carry(enter[: intake.queue], starting[intake.cell][last], ago)
+        last, ago = _earlier(number[:workers], intake.workers, m)
+        rows = zip((first_worker + last % workers).tolist(), ago.tolist(), strict=True)
+        draft.turns |= {first_worker + w: turn for w, turn in enumerate(rows)}
 
     rank = schedule.table.cell_ranks[intake.cell]
     turns = [(LOAD, load, slice(None))]
@@ -228,6 +262,11 @@ def _add_feed(draft: _Draft, schedule: Schedule, intake: Intake, starting: IntAr
     for lane, task, turn in turns:
         stage, microbatch = intake.stage[turn], intake.microbatch[turn]
         draft.show(lane, task[turn], rank[turn], kind=CODES[Kind.F], stage=stage, microbatch=microbatch)
+
+
+def _earlier(number: IntArray, before: int, m: int) -> tuple[IntArray, IntArray]:
+    """Which of m micro-batches comes `before` places before each of these, and how many steps earlier."""
+    return (number - before) % m, (before - number - 1) // m + 1
 
 
 def _add_updates(draft: _Draft, schedule: Schedule) -> None:

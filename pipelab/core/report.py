@@ -40,7 +40,7 @@ class StepCost:
     Attributes:
         price_per_hour: of one device.
         num_devices: p, one a rank.
-        seconds: the makespan of a step.
+        seconds: that a step takes: the makespan, or its share of each mini-batch where a run holds several.
 
     Example:
         >>> print(StepCost(price_per_hour=2.5, num_devices=8, seconds=1.8))
@@ -53,7 +53,7 @@ class StepCost:
 
     @property
     def per_step(self) -> float:
-        """p devices for one step: price x p x makespan / 3600 s."""
+        """p devices for one step: price x p x seconds / 3600 s."""
         return self.price_per_hour * self.num_devices * self.seconds / 3600
 
     @property
@@ -150,13 +150,15 @@ class Report:
         """Seconds that each further step takes where steps follow each other without a break.
 
         A rank starts its next step as soon as it is free, so that the end of one step overlaps the start of the next;
-        every micro-batch is there in time, also where this one step had a feed. None for a measured run: what a chain
-        of such steps would take is not known from one.
+        a feed goes on likewise. None for a measured run: what a chain of such steps would take is not known from one.
+        None too for a schedule of several mini-batches, which follow each other within it already.
         """
         from pipelab.core.simulation import period  # simulation makes traces, which have reports
 
-        costs = self._trace.costs
-        return None if costs is None else period(self._trace.schedule, costs)
+        trace = self._trace
+        if trace.costs is None or trace.schedule.minibatches > 1:
+            return None
+        return period(trace.schedule, trace.costs, feed=trace.feed)
 
     @cached_property
     def bytes_sent(self) -> tuple[float, ...] | None:
@@ -174,6 +176,9 @@ class Report:
 
     def cost(self, price_per_hour: float) -> StepCost:
         """What the devices cost, per step and per 1,000 steps, one device a rank.
+
+        A step is one update: of a schedule of several mini-batches it takes makespan / mini-batches, in which filling
+        and draining are shared by all of them.
 
         Args:
             price_per_hour: of one device, in any currency.
@@ -193,7 +198,8 @@ class Report:
                 f"price_per_hour is {price_per_hour!r}; it must be the price of one device for an hour, "
                 "finite and not negative."
             )
-        return StepCost(float(price_per_hour), self.num_ranks, self.makespan)
+        seconds = self.makespan / self._trace.schedule.minibatches
+        return StepCost(float(price_per_hour), self.num_ranks, seconds)
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         header = ["rank", "busy", "bubble time", "bubble", "peak in flight"]

@@ -54,7 +54,7 @@ def simulate(schedule: Schedule, costs: Costs, *, feed: Feed | None = None) -> T
             number of micro-batches.
         TypeError: something else than a schedule, costs and a feed.
     """
-    _check_fit(schedule, costs)
+    _check_fit("simulate", schedule, costs)
     features = _features(schedule, costs)
     if feed is not None or features.any:
         return _with_lanes(schedule, costs, features, feed)
@@ -81,11 +81,21 @@ def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray
 
     Raises:
         PipelabError: as `simulate`, for the first of the costs that do not fit.
+        TypeError: something else than a schedule and a list of costs.
     """
+    if (
+        not isinstance(schedule, Schedule)
+        or isinstance(costs_list, Costs | str)
+        or not isinstance(costs_list, Iterable)
+    ):
+        raise TypeError(
+            "simulate_many() takes a Schedule and a list of Costs, in this order, not "
+            f"{type(schedule).__name__} and {type(costs_list).__name__}. For one Costs call simulate()."
+        )
     groups: dict[Features, list[int]] = {}
     many: list[Costs] = []
     for costs in costs_list:
-        _check_fit(schedule, costs)
+        _check_fit("simulate_many", schedule, costs)
         groups.setdefault(_features(schedule, costs), []).append(len(many))
         many.append(costs)
     found = np.zeros(len(many))
@@ -94,22 +104,25 @@ def simulate_many(schedule: Schedule, costs_list: Iterable[Costs]) -> FloatArray
     return found
 
 
-def period(schedule: Schedule, costs: Costs) -> float:
+def period(schedule: Schedule, costs: Costs, *, feed: Feed | None = None) -> float:
     """Seconds per step when steps follow each other without a barrier.
 
     A rank begins its next step when its own part of this one is over, updates included; what it computes needs only
     inputs of its own step. So a rank that ends early starts early, and the steps mesh as far as the order of the
     ranks lets them: 1F1B's period is its makespan, since rank 0 works on the step from its beginning to its end,
     while ZB-H2's is shorter (arXiv 2401.10241). Where ranks do not depend on each other (an ensemble), it is the
-    period of the slowest.
+    period of the slowest. A feed goes on from step to step too: it loads and prepares for the next while there is
+    room in the queue, and its workers take turns across steps.
 
     It is exact, not found by waiting for two steps that look alike: the longest chains from each rank's beginning to
     each rank's end make a max-plus matrix, whose critical cycle has the period as its mean (`max_plus`). That takes
-    O(actions x ranks + ranks^3).
+    O(actions x lanes + lanes^3), where ranks are lanes, links that are serial, the loader, each worker, and each
+    place in the queue (up to m).
 
     Args:
-        schedule: any schedule. Where it holds several mini-batches, a step is all of them.
+        schedule: any schedule of one mini-batch.
         costs: seconds per model stage; `schedule.num_model_stages` of them.
+        feed: how micro-batches are loaded and prepared, the same in each step; None has all of them there in time.
 
     Returns:
         Seconds; at least the busiest rank's work, at most the makespan.
@@ -117,15 +130,29 @@ def period(schedule: Schedule, costs: Costs) -> float:
     Example:
         >>> import pipelab as pp
         >>> one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
-        >>> period(one, pp.Costs.uniform(4))
-        33.0
+        >>> period(one, pp.Costs.uniform(4)), period(one, pp.Costs.uniform(4), feed=pp.Feed(load=5.0))
+        (33.0, 40.0)
 
     Raises:
-        PipelabError: as `simulate`.
+        PipelabError: as `simulate`; or a schedule of several mini-batches, which follow each other within it already.
         TypeError: as `simulate`.
     """
-    _check_fit(schedule, costs)
+    _check_fit("period", schedule, costs)
+    if schedule.minibatches > 1:
+        raise PipelabError(
+            f"{schedule.name} holds {schedule.minibatches} mini-batches, which follow each other without a break "
+            "within the table; chained tables would drain in between. For the seconds that a mini-batch takes, look "
+            "at the time between late updates in simulate(schedule, costs)."
+        )
     features = _features(schedule, costs)
+    if feed is not None:
+        intake, fed = _fed(schedule, costs, feed)
+        lanes = lanes_of(schedule, features, intake, chained=True)
+        seconds, moves = _lane_seconds(schedule, costs, fed)
+        carried = lanes.recurrence.carries(seconds[lanes.which], moves)
+        weights, steps = np.empty_like(carried), np.empty_like(lanes.ago)
+        weights[:, lanes.follows], steps[lanes.follows] = carried, lanes.ago
+        return cycle_mean(weights, steps)
     if features.any:
         lanes = lanes_of(schedule, features)
         seconds, moves = _lane_seconds(schedule, costs)
@@ -134,10 +161,10 @@ def period(schedule: Schedule, costs: Costs) -> float:
     return cycle_mean(schedule.recurrence.carries(durations, np.array(_hop_seconds(schedule, costs))))
 
 
-def _check_fit(schedule: Schedule, costs: Costs) -> None:
-    for value, kind in ((schedule, Schedule), (costs, Costs)):
-        if not isinstance(value, kind):
-            raise TypeError(f"simulate() takes a Schedule and Costs, not {type(value).__name__}.")
+def _check_fit(caller: str, schedule: Schedule, costs: Costs) -> None:
+    if not (isinstance(schedule, Schedule) and isinstance(costs, Costs)):
+        given = f"{type(schedule).__name__} and {type(costs).__name__}"
+        raise TypeError(f"{caller}() takes a Schedule and Costs, in this order, not {given}.")
     if costs.num_stages != schedule.num_model_stages:
         raise PipelabError(
             f"{schedule.name} has {schedule.num_model_stages} model stages, but the costs are for "
@@ -260,7 +287,7 @@ def tasks_of(schedule: Schedule, costs: Costs, feed: Feed | None = None) -> Task
     Raises:
         PipelabError: as `simulate`.
     """
-    _check_fit(schedule, costs)
+    _check_fit("simulate", schedule, costs)
     features = _features(schedule, costs)
     if feed is not None or features.any:
         return _run_lanes(schedule, costs, features, feed)[1]

@@ -38,3 +38,21 @@ def test_a_loop_gives_its_weight_bit_for_bit():
     weights = np.full((5, 5), 0.1)
     weights[3, 3] = 0.1 + 0.2
     assert cycle_mean(weights) == 0.1 + 0.2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_with_arcs_of_several_steps_it_is_that_of_a_line_of_nodes_in_between(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 5))
+    weights = rng.integers(0, 30, (n, n)).astype(float)
+    weights[rng.random((n, n)) < 0.3] = -np.inf
+    np.fill_diagonal(weights, rng.integers(0, 30, n))
+    steps = rng.integers(1, 5, n)
+    last = (
+        np.cumsum(steps) - 1
+    )  # the end of each node's line; the others pass on what the one before them was
+    whole = np.full((steps.sum(), steps.sum()), -np.inf)
+    whole[np.arange(1, len(whole)), np.arange(len(whole) - 1)] = 0
+    whole[last - steps + 1] = -np.inf
+    whole[np.ix_(last - steps + 1, last)] = weights
+    assert cycle_mean(weights, steps) == pytest.approx(cycle_mean(whole), rel=1e-14)

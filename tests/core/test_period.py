@@ -9,11 +9,18 @@ import pytest
 
 from pipelab.core.actions import Action, Kind
 from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.feed import Feed
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import SCHEDULES, schedule
 from pipelab.core.simulation import period, simulate
 from pipelab.errors import PipelabError
+
+STEPS = [
+    name
+    for name in SCHEDULES
+    if schedule(name, num_ranks=4, num_microbatches=8).minibatches == 1  # others hold several steps
+]
 
 
 def chained(one: Schedule, steps: int, updates: bool) -> Schedule:
@@ -37,6 +44,16 @@ def by_chaining(one: Schedule, costs: Costs) -> float:
     updates = costs.update is not None and one.has_backward
     long, short = (simulate(chained(one, steps, updates), costs).makespan for steps in (36, 24))
     return (long - short) / 12
+
+
+def by_chaining_fed(one: Schedule, costs: Costs, feed: Feed) -> float:
+    """As `by_chaining`, with the seconds of the feed repeated; up to six workers settle in multiples of 60."""
+
+    def makespan(steps: int) -> float:
+        through = replace(feed, load=feed.load * steps, prepare=feed.prepare * steps)
+        return simulate(chained(one, steps, costs.update is not None), costs, feed=through).makespan
+
+    return (makespan(180) - makespan(120)) / 60
 
 
 def whole_costs(one: Schedule, rng: random.Random) -> Costs:
@@ -99,7 +116,7 @@ def test_updates_and_blocking_sends_belong_to_a_ranks_step():
     assert period(both, Costs.uniform(2, update=5)) == 15 + 5
 
 
-@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("name", STEPS)
 def test_it_lies_between_the_busiest_rank_and_the_makespan(name):
     one = schedule(name, num_ranks=4, num_microbatches=8)
     rng = random.Random(name)
@@ -116,3 +133,73 @@ def test_costs_that_do_not_fit_are_refused():
     one = schedule("gpipe", num_ranks=2, num_microbatches=2)
     with pytest.raises(PipelabError, match="costs are for 3"):
         period(one, Costs.uniform(3))
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "forward-only"])
+@pytest.mark.parametrize(("p", "m"), [(1, 1), (2, 3), (4, 8)])
+def test_a_feed_slower_than_the_pipeline_sets_the_pace(name, p, m):
+    one = schedule(name, num_ranks=p, num_microbatches=m)
+    costs = Costs((1e-3,) * p, (0,) * p, (0,) * p)
+    for feed in (
+        Feed(load=5),
+        Feed(prepare=5),
+        Feed(prepare=15, workers=3),
+        Feed(load=5, prepare=9, workers=2),
+    ):
+        assert period(one, costs, feed=feed) == pytest.approx(5 * m, abs=0.1)
+    assert period(one, costs, feed=Feed(prepare=1e-3, workers=4)) == period(one, costs)
+
+
+def test_a_feed_that_is_behind_in_one_step_alone_is_not_in_a_chain_of_them():
+    """What the first step waits for, later ones do not: the workers go on while backwards run."""
+    one = schedule("1f1b", num_ranks=4, num_microbatches=8)
+    costs, feed = Costs.uniform(4), Feed(prepare=3, queue=2)
+    assert period(one, costs, feed=feed) == 33 < simulate(one, costs, feed=feed).makespan == 36
+    assert period(one, costs, feed=Feed(prepare=10)) == 80
+    assert period(one, costs, feed=Feed(load=5)) == 40
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_with_a_feed_it_is_what_steps_add_that_follow_each_other(seed):
+    """Also where workers do not share the micro-batches of a step evenly, and where the queue holds several steps."""
+    rng = random.Random(seed)
+    p, m = rng.randint(1, 3), rng.randint(1, 6)
+    one = schedule(rng.choice(["gpipe", "1f1b", "zb-h2"]), num_ranks=p, num_microbatches=m)
+    costs = whole_costs(one, rng)
+    workers = rng.randint(1, 6)
+    load, prepare = (tuple(rng.choice([0, 0, top]) for _ in range(m)) for top in (8, 15 * workers))
+    feed = Feed(load, prepare, workers=workers, queue=rng.choice([1, 1, 2, 3, 12]))
+    assert period(one, costs, feed=feed) == pytest.approx(by_chaining_fed(one, costs, feed), rel=1e-12)
+
+
+def test_a_short_queue_keeps_a_feed_from_working_ahead_into_the_next_step():
+    one = schedule("1f1b", num_ranks=1, num_microbatches=4)
+    costs, feed = Costs((3,), (1,), (1,)), Feed((2, 0, 2, 0), (0, 1, 20, 1), workers=2, queue=1)
+    assert period(one, costs, feed=feed) == by_chaining_fed(one, costs, feed) == 25
+    assert period(one, costs, feed=replace(feed, queue=2)) == 22
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_with_a_feed_it_lies_between_the_pace_of_the_feed_and_the_makespan(name):
+    one = schedule(name, num_ranks=4, num_microbatches=8)
+    costs = Costs.uniform(one.num_model_stages, latency=0.25)
+    for feed in (Feed(load=2, prepare=7, workers=3, queue=4), Feed(prepare=50, queue=8)):
+        found, count = period(one, costs, feed=feed), one.num_microbatches
+        pace = count * max(2.0 if feed.load else 0.0, feed.prepare / feed.workers)
+        assert max(pace, period(one, costs)) <= found * (1 + 1e-12)
+        assert found <= simulate(one, costs, feed=feed).makespan * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", ["pipedream", "pipedream-2bw"])
+def test_several_mini_batches_in_one_table_have_no_period(name):
+    one = schedule(name, num_ranks=4, num_microbatches=8)
+    with pytest.raises(
+        PipelabError, match=r"holds \d+ mini-batches.*drain in between.*time between late updates"
+    ):
+        period(one, Costs.uniform(4))
+
+
+def test_the_other_order_is_told_by_the_name_of_the_function():
+    one = schedule("gpipe", num_ranks=2, num_microbatches=2)
+    with pytest.raises(TypeError, match=r"^period\(\) takes .* in this order, not Costs and Schedule"):
+        period(Costs.uniform(2), one)

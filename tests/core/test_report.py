@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipelab.core.actions import Kind
 from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.feed import Feed
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
@@ -209,3 +210,23 @@ def test_laws_of_every_run(random_schedule, random_costs, seed, other):
         assert found.bubble_ratio == pytest.approx(
             found.bubble_fraction * one.num_ranks * found.makespan / work
         )
+
+
+def test_the_period_is_that_of_a_feed_that_goes_on():
+    costs = Costs.uniform(4)
+    one = schedule("1f1b", num_ranks=4, num_microbatches=8)
+    fed = [simulate(one, costs, feed=Feed(**feed)).report() for feed in ({"prepare": 10}, {"load": 5})]
+    assert [report.period for report in fed] == [80, 40]
+
+
+def test_of_several_mini_batches_each_is_a_step():
+    """They follow each other within the table: there is no period of tables, and each update is paid for."""
+    costs = Costs.uniform(4)
+    one, many = (
+        simulate(schedule("pipedream-2bw", num_ranks=4, num_microbatches=8, num_minibatches=n), costs)
+        for n in (1, 6)
+    )
+    assert many.report().period is None
+    assert (
+        many.report().cost(3.0).seconds == many.makespan / 6 < one.report().cost(3.0).seconds == one.makespan
+    )

@@ -115,10 +115,23 @@ def test_links_for_another_number_of_ranks_are_refused():
 
 
 def test_things_that_are_no_schedule_or_no_costs_are_type_errors():
-    with pytest.raises(TypeError, match=r"takes a Schedule and Costs, not str"):
+    with pytest.raises(TypeError, match=r"takes a Schedule and Costs, in this order, not str"):
         simulate("1f1b", Costs.uniform(2))
-    with pytest.raises(TypeError, match=r"takes a Schedule and Costs, not float"):
+    with pytest.raises(TypeError, match=r"in this order, not Schedule and float"):
         simulate(TWO, 1.0)
+
+
+@pytest.mark.parametrize("many", [Costs.uniform(2), 3, "costs", None])
+def test_many_costs_are_a_list(many):
+    said = rf"simulate_many\(\) takes a Schedule and a list of Costs.*{type(many).__name__}\. For one Costs"
+    with pytest.raises(TypeError, match=said):
+        simulate_many(TWO, many)
+    with pytest.raises(TypeError, match=r"simulate_many\(\) takes a Schedule"):
+        simulate_many(Costs.uniform(2), [])
+    with pytest.raises(
+        TypeError, match=r"simulate_many\(\) takes a Schedule and Costs, .* not Schedule and int"
+    ):
+        simulate_many(TWO, [3])
 
 
 def test_free_actions_take_no_time():
