@@ -42,7 +42,8 @@ def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
         return
     guess = nearest(str(value), [str(choice) for choice in choices])
     hint = f"; did you mean {guess[0]!r}?" if guess else "."
-    raise PipelabError(f"{what} is {value!r}{hint}\nAllowed: {', '.join(repr(c) for c in choices)}.")
+    shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+    raise PipelabError(f"{what} is {shown}{hint}\nAllowed: {', '.join(repr(c) for c in choices)}.")
 
 
 def reject_unknown(function_name: str, unknown_keywords: Iterable[str], valid: Iterable[str]) -> None:

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelab.core.actions import CODES, MAX_CELLS, Action, ActionTable, IntArray
+from pipelab.core.deadlock import action_of, show_around
+from pipelab.core.placement import Placement
 from pipelab.errors import PipelabError
 
-__all__ = ["read_cells"]
+__all__ = ["placement_of", "read_cells"]
 
 _NUMBER = "(?:0|[1-9][0-9]{0,6})"
 _PLAIN_LINE = re.compile(f"(?:{_NUMBER}[FIWBU]{_NUMBER}(?: |$))++")
@@ -78,3 +80,41 @@ def _read_any(line: str) -> IntArray:
                 )
             values.extend((CODES[member.kind], member.stage, member.microbatch, 0, cell))
     return np.array(values, dtype=np.int32).reshape(-1, 5).T.copy()
+
+
+def placement_of(table: ActionTable, name: str, num_ranks: int) -> Placement:
+    """Read where the stages of one chain are from where their actions are.
+
+    Args:
+        table: a whole schedule.
+        name: the schedule's name, which begins every message.
+        num_ranks: how many orders were given; the last ones may be empty.
+
+    Raises:
+        PipelabError: a stage or a rank without an action, or a stage with actions on two ranks.
+    """
+    if not table.num_rows:
+        raise PipelabError(f"{name}: there are no actions. A schedule has at least one forward, such as 0F0.")
+    stages, first = np.unique(table.stage, return_index=True)
+    if stages[-1] >= len(stages):
+        lost = int(np.flatnonzero(stages != np.arange(len(stages)))[0])
+        raise PipelabError(
+            f"{name}: stage {lost} has no action, though stage {stages[-1]} has. Leave no gap."
+        )
+    ranks = table.rank[first]
+    astray = np.flatnonzero(table.rank != ranks[table.stage])
+    if len(astray):
+        row = int(astray[0])
+        stage = int(table.stage[row])
+        raise PipelabError(
+            f"{name}: {action_of(table, row)} is in the order of rank {table.rank[row]}, but "
+            f"{action_of(table, int(first[stage]))} in that of rank {ranks[stage]}; a stage lives on one rank. Move it "
+            f"there.\n{show_around(table, row)}"
+        )
+    idle = np.setdiff1d(np.arange(num_ranks), table.rank)
+    if len(idle):
+        raise PipelabError(
+            f"{name}: rank {idle[0]} has no actions, so its stage cannot be read from them. Leave the rank out, give it a "
+            f"stage, or give the placement."
+        )
+    return Placement(tuple(ranks.tolist()))

@@ -113,6 +113,12 @@ class Placement:
                     f"tied says that stage {replica} is a replica of {original}; "
                     "a replica has one original, which is itself no replica."
                 )
+            size = len(self.ranks) // self.chains
+            if replica // size == original // size or replica % size != original % size:
+                raise PipelabError(
+                    f"tied says that stage {replica} is a replica of {original}; a replica stands at the same place of "
+                    f"another chain, and chains have {size} stages here."
+                )
 
     def _check_edges(self) -> None:
         size = len(self.ranks) // self.chains

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelab.core import schedule_text, strict_json
 from pipelab.core.actions import KINDS, MAX_CELLS, Action, ActionTable, IntArray, as_actions, as_index
-from pipelab.core.cells import read_cells
+from pipelab.core.cells import placement_of, read_cells
 from pipelab.core.placement import Placement
 from pipelab.core.quantities import counted
 from pipelab.core.recurrence import Predecessors, Recurrence
@@ -96,17 +96,11 @@ class Schedule:
             as_actions(order, f"{_checked_name(name)}: the order of rank {r}")
             for r, order in enumerate(orders)
         ]
-        idle = [rank for rank, order in enumerate(per_rank) if not order]
-        if placement is None and idle and len(idle) < len(per_rank):
-            raise PipelabError(
-                f"{name}: rank {idle[0]} has no actions, so its stage cannot be read from them. Leave the rank out, "
-                f"give it a stage, or give the placement."
-            )
         total = sum(map(len, per_rank))
         if total > MAX_CELLS:
             raise PipelabError(f"{name} has {total:,} cells; the limit is {MAX_CELLS:,} (2**22).")
         table = ActionTable.from_orders(per_rank)
-        placement = _placement_of(table, name) if placement is None else placement
+        placement = placement_of(table, name, len(per_rank)) if placement is None else placement
         self._set(table, placement, name, minibatches, slices)
 
     @classmethod
@@ -135,6 +129,8 @@ class Schedule:
     def _set(
         self, table: ActionTable, placement: Placement, name: str, minibatches: int, slices: int
     ) -> None:
+        if not isinstance(placement, Placement):
+            raise TypeError(f"placement must be a Placement or None, not {type(placement).__name__}.")
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "placement", placement)
         object.__setattr__(self, "name", _checked_name(name))
@@ -333,7 +329,8 @@ class Schedule:
         )
 
     def __repr__(self) -> str:
-        if self.table.num_cells > 24 or self.placement != _placement_of(self.table, self.name):
+        one_chain = self.placement == Placement(self.placement.ranks)
+        if self.table.num_cells > 24 or not one_chain:
             return f"<Schedule {self._headline}>"
         orders = [[str(action) for action in order] for order in self.orders]
         parts = "".join(f", {n}={getattr(self, n)}" for n in _NUMBERING if getattr(self, n) != 1)
@@ -395,9 +392,9 @@ class Schedule:
         from pipelab.core.interchange import torch_csv
 
         table = torch_csv.load(text)
-        return cls.from_table(
-            table, _placement_of(table, name) if placement is None else placement, name=name
-        )
+        if placement is None:
+            placement = placement_of(table, name, int(table.rank.max(initial=-1)) + 1)
+        return cls.from_table(table, placement, name=name)
 
     @cached_property
     def runs_on_torch(self) -> TorchVerdict:
@@ -464,17 +461,3 @@ def _checked_name(name: str) -> str:
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise PipelabError(f"name is {name[:60]!r}; it must be 1 to 200 printable characters.")
     return name
-
-
-def _placement_of(table: ActionTable, name: str) -> Placement:
-    """Read the rank of every stage from where its actions are."""
-    if not table.num_rows:
-        raise PipelabError(f"{name}: there are no actions. A schedule has at least one forward, such as 0F0.")
-    ranks = np.full(int(table.stage.max()) + 1, -1, dtype=np.int64)
-    ranks[table.stage] = table.rank
-    lost = np.flatnonzero(ranks < 0)
-    if len(lost):
-        raise PipelabError(
-            f"{name}: stage {lost[0]} has no action, though stage {len(ranks) - 1} has. Leave no gap."
-        )
-    return Placement(tuple(ranks.tolist()))

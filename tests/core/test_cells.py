@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pipelab.core.actions import Action, ActionTable
 from pipelab.core.cells import read_cells
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 
 plain = st.builds(
@@ -50,3 +52,37 @@ def test_numbers_beyond_the_limit_are_refused(cell):
 def test_the_first_wrong_cell_of_a_long_line_ends_the_reading():
     with pytest.raises(PipelabError, match="'nonsense' is not an action"):
         read("0F0 nonsense " + "0F1 " * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("orders", "message"),
+    [
+        ([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "0F1", "1B1"]],
+         r"x: 0F1 is in the order of rank 1, but 0F0 in that of rank 0.*Move it there.*\[0F1\]"),
+        ([["0F0", "0B0"], [], ["1F0", "1B0"]], "x: rank 1 has no actions, so its stage cannot be read"),
+        ([["0F0", "0B0"], []], "x: rank 1 has no actions"),
+        ([["0F0", "2F0"]], "x: stage 1 has no action, though stage 2 has"),
+        ([], "x: there are no actions"),
+    ],
+)  # fmt: skip
+def test_where_stages_are_is_read_from_the_cells_or_said_to_be_unclear(orders, message):
+    with pytest.raises(PipelabError, match=f"(?s){message}"):
+        Schedule(orders, name="x")
+
+
+def test_a_blank_line_in_a_table_is_a_rank_without_actions():
+    with pytest.raises(PipelabError, match="rank 1 has no actions"):
+        Schedule.from_csv("0F0,0B0\r\n\r\n1F0,1B0\r\n")
+    with pytest.raises(PipelabError, match="0F0 is in the order of rank 1, but 0F0 in that of rank 0"):
+        Schedule.from_csv("0F0,0B0\r\n1F0,1B0,0F0\r\n")
+
+
+@pytest.mark.parametrize("make", [lambda p: Schedule([["0F0"]], p), lambda p: Schedule.from_csv("0F0", p)])
+def test_a_placement_is_a_placement(make):
+    with pytest.raises(TypeError, match="placement must be a Placement or None, not list"):
+        make([0])
+
+
+def test_a_schedule_of_one_chain_prints_as_code_and_another_does_not():
+    assert repr(Schedule([["0F0"]])) == "Schedule([['0F0']], name='custom')"
+    assert repr(Schedule([["0F0"], []], Placement((0, 1), chains=2))).startswith("<Schedule")

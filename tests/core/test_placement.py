@@ -176,3 +176,12 @@ def test_named_placements_refuse_sizes_that_are_none(make):
         make(2**9, 2**9)
     with pytest.raises(TypeError, match="must be an integer"):
         make(2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "chains", "tied"),
+    [((0, 1), 1, {1: 0}), ((0, 1, 1, 0), 2, {2: 1, 3: 0}), ((0, 1, 1, 0), 2, {1: 0})],
+)
+def test_a_replica_stands_at_the_same_place_of_another_chain(ranks, chains, tied):
+    with pytest.raises(PipelabError, match="a replica stands at the same place of another chain"):
+        Placement(ranks, chains, tied)
