@@ -114,7 +114,7 @@ def placement_of(table: ActionTable, name: str, num_ranks: int) -> Placement:
     idle = np.setdiff1d(np.arange(num_ranks), table.rank)
     if len(idle):
         raise PipelabError(
-            f"{name}: rank {idle[0]} has no actions, so its stage cannot be read from them. Leave the rank out, give it a "
-            f"stage, or give the placement."
+            f"{name}: rank {idle[0]} has no actions, so its stage cannot be read from them. Leave the rank out, give "
+            f"it a stage, or give the placement."
         )
     return Placement(tuple(ranks.tolist()))

@@ -113,7 +113,8 @@ class Placement:
                     f"tied says that stage {replica} is a replica of {original}; "
                     "a replica has one original, which is itself no replica."
                 )
-            size = len(self.ranks) // self.chains
+        size = len(self.ranks) // self.chains
+        for replica, original in self.tied:
             if replica // size == original // size or replica % size != original % size:
                 raise PipelabError(
                     f"tied says that stage {replica} is a replica of {original}; a replica stands at the same place of "

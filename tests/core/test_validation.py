@@ -78,7 +78,7 @@ def test_an_action_on_the_wrong_rank_is_named():
 
 
 def test_orders_without_a_placement_may_not_scatter_a_stage():
-    refuse([["0F0", "1F0", "0B0"], ["1B0"]], "1F0 is in the order of rank 0, but stage 1 is placed on rank 1")
+    refuse([["0F0", "1F0", "0B0"], ["1B0"]], "1B0 is in the order of rank 1, but 1F0 in that of rank 0")
 
 
 def test_a_missing_forward_is_named():

@@ -86,7 +86,7 @@ def test_an_idle_cell_is_not_written():
         ("\x00", "is not an action"),
         ("table.csv", "'table.csv' is not an action"),
         ("", "there are no actions"),
-        ("0F0,0B0\n\n1F0,1B0", "Rank 1 holds no stage, though rank 2 is used"),
+        ("0F0,0B0\n\n1F0,1B0", "rank 1 has no actions, so its stage cannot be read"),
         ("0F0\n2F0", "stage 1 has no action"),
         ("0F9999999", "Column microbatch must hold integers from 0 to 4,194,304"),
         ("0F0," * (MAX_BYTES // 4 + 1), "5,000,004 characters; the limit is 5,000,000"),
