@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelab.core.costs import Costs
+from pipelab.core.costs import Costs, Links
 from pipelab.core.quantities import as_bytes, as_percent, as_seconds, counted
 from pipelab.core.report import Report
 from pipelab.core.schedule import Schedule
@@ -41,6 +41,8 @@ class SweepPoint:
         num_microbatches: m, as asked for.
         stages_per_rank: v; None where the schedule was refused before it could say.
         latency: seconds of a transfer between ranks; None where links differ from each other.
+        links: between the ranks; None where it was refused before they were known.
+        links_text: what tells these links from the others of the sweep, beside the latency; "" for nothing.
         numbers: one for each of `QUANTITIES`; none where it was refused.
         refusal: why it was refused, or "".
         costs: what it was simulated with; None where it was refused.
@@ -52,6 +54,8 @@ class SweepPoint:
     num_microbatches: int
     stages_per_rank: int | None
     latency: float | None
+    links: Links | None = None
+    links_text: str = ""
     numbers: tuple[float, ...] = ()
     refusal: str = ""
     costs: Costs | None = field(default=None, repr=False)
@@ -192,14 +196,15 @@ class Sweep:
         """The points of some schedules or sizes only.
 
         Args:
-            **wanted: `schedule`, `num_ranks`, `num_microbatches`, `stages_per_rank` or `latency`: a value, or
-                several.
+            **wanted: `schedule`, `num_ranks`, `num_microbatches`, `stages_per_rank`, `latency` or `links`: a
+                value, or several.
 
         Raises:
             PipelabError: no point is left.
             TypeError: something else is asked for.
         """
-        reject_unknown("where", (n for n in wanted if n not in ("schedule", *SIZES)), ("schedule", *SIZES))
+        known = ("schedule", *SIZES, "links")
+        reject_unknown("where", (n for n in wanted if n not in known), known)
         allowed = {name: _as_set(value) for name, value in wanted.items()}
         left = tuple(p for p in self.points if all(getattr(p, n) in some for n, some in allowed.items()))
         if not left:
@@ -245,7 +250,11 @@ class Sweep:
             numbers = [getattr(p, name) for p in self.points]
             if name != "latency" or len(set(numbers)) > 1:
                 varying[column] = numbers if None not in numbers else [_or_nan(x) for x in numbers]
-        columns = {n: np.array(x, dtype=object if n == "schedule" else None) for n, x in varying.items()}
+        if any(p.links_text for p in self.points):
+            varying["links"] = [p.links_text for p in self.points]
+        columns = {
+            n: np.array(x, dtype=object if n in ("schedule", "links") else None) for n, x in varying.items()
+        }
         for name, quantity in QUANTITIES.items():
             found = np.array([p.value(name) for p in self.points])
             if name == "peak_in_flight" and not self.refused:

@@ -1,8 +1,8 @@
 """Many schedules at many sizes, in one call: which one, when?
 
-Only a comparison of like with like answers that. Every point of a sweep runs the same model on the same batch or,
-where costs are given per micro-batch, on micro-batches of one size; schedules that hold several stages a rank get
-the model cut into smaller pieces, not a larger model.
+Only a comparison of like with like answers that. Every point of a sweep is one training step of the same model on
+the same batch or, where costs are given per micro-batch, on micro-batches of one size; schedules that hold several
+stages a rank get the model cut into smaller pieces, not a larger model. What does other work is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import getdoc
+from inspect import getdoc, signature
 from itertools import product
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipelab.core.sweep import QUANTITIES, Sweep, SweepPoint
 from pipelab.errors import PipelabError, one_of, reject_unknown
 from pipelab.planning.batch import Batch
 from pipelab.planning.finer import cut_evenly
+from pipelab.planning.sweep_links import check_bytes, links_asked, links_text
 
 __all__ = ["sweep"]
 
@@ -52,7 +53,9 @@ def sweep(
 ) -> Sweep:
     """Simulate every schedule at every size.
 
-    A size that a schedule refuses is a row of the table that says why. What a point costs comes from one of
+    A size that a schedule refuses is a row of the table that says why. So is a schedule that does other work than
+    one training step: several mini-batches, or no backward where another has one.
+    What a point costs comes from one of
 
     - nothing: F = I = W = 1 second for the stages of a rank together;
     - `costs`: of one micro-batch. A schedule with k times as many stages gets each of them cut evenly into k;
@@ -69,7 +72,8 @@ def sweep(
         profile: costs of the layers; with it `costs` is left out.
         split: with a profile: the cut points; None balances the stages anew for every size.
         batch_size: with a profile: samples of the whole batch; None takes `profile.batch_size`.
-        links: between the ranks, one or several; None takes those of `costs`, or links that take no time.
+        links: between the ranks, one or several, which the table tells apart; None takes those of `costs`, or links
+            that take no time.
         progress: whether to show a bar where it takes over a second; or a function, called with how many points are
             done and how many there are. An interrupt ends the sweep between two points or within one.
         **options: passed to those schedules that take them, such as a memory cap. Schedules that take `costs` get
@@ -86,7 +90,8 @@ def sweep(
         '1f1b'
 
     Raises:
-        PipelabError: an unknown schedule, a size that is no size, or nothing but refusals.
+        PipelabError: an unknown schedule, a size that is no size, a bandwidth where no bytes are known, or nothing
+            but refusals.
         TypeError: an option that none of the schedules takes, or costs of two kinds.
     """
     builders = _builders(schedules, options)
@@ -95,19 +100,21 @@ def sweep(
     per_rank: Sequence[int | None] = (
         [None] if stages_per_rank is None else _whole("stages_per_rank", stages_per_rank)
     )
-    some_links = _some_links(links)
-    cases = list(product(builders.items(), ranks, per_rank, some_links, microbatches))
+    some_links = links_asked(links)
+    check_bytes(some_links, costs, profile)
+    cases = list(product(builders.items(), ranks, per_rank, some_links.items(), microbatches))
     if not cases:
         raise PipelabError("This sweep has no points: each of its lists needs at least one entry.")
-    points = []
+    found = []
     with _bar(len(cases), progress) as advance:
         for (label, build), p, v, link, m in cases:
-            points.append(_point(label, build, rule, p, v, m, link))
-            advance(len(points))
+            found.append(_point(label, build, rule, p, v, m, link))
+            advance(len(found))
+    points = _alike(found)
     if all(point.refusal for point in points):
         raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
-    conditions = [rule.text, _links_text(some_links, costs), *_ordered_by_costs(builders)]
-    return Sweep(tuple(points), "; ".join(conditions))
+    conditions = [rule.text, links_text(list(some_links), costs), *_ordered_by_costs(builders)]
+    return Sweep(points, "; ".join(conditions))
 
 
 # --- what is built ------------------------------------------------------------------------------------------
@@ -179,7 +186,10 @@ def _builders(schedules: object, options: Mapping[str, Any]) -> dict[str, _Named
                 f"num_ranks and num_microbatches."
             )
     takers = {n for b in found.values() if isinstance(b, _Named) for n in SCHEDULES[b.name].keywords}
-    reject_unknown("sweep", (name for name in options if name not in takers), sorted(takers))
+    known = dict.fromkeys(
+        [*(name for name in signature(sweep).parameters if name != "options"), *sorted(takers)]
+    )
+    reject_unknown("sweep", (name for name in options if name not in takers), known)
     return found
 
 
@@ -230,9 +240,19 @@ def _cost_rule(costs: object, profile: Profile | None, split: Split | None, batc
     if not callable(costs):
         raise TypeError(f"costs must be Costs or a function that makes them, not {type(costs).__name__}.")
     made: CostRule = costs
+    name = getattr(made, "__name__", "a function")
     says = (getdoc(made) or "").partition("\n")[0].rstrip(".")
-    text = f"costs by {getattr(made, '__name__', 'a function')}" + (f": {says}" if says else "")
-    return _Rule(text, lambda p, stages, m: made(num_stages=stages, num_microbatches=m))
+    text = f"costs by {name}" + (f": {says}" if says else "")
+
+    def by_rule(p: int, stages: int, m: int) -> Costs:
+        found = made(num_stages=stages, num_microbatches=m)
+        if not isinstance(found, Costs):
+            raise TypeError(
+                f"costs={name} must return Costs, not {type(found).__name__}, such as pp.Costs.uniform(num_stages)."
+            )
+        return found
+
+    return _Rule(text, by_rule)
 
 
 def _cut(costs: Costs, stages: int) -> Costs:
@@ -250,58 +270,76 @@ def _of_batch(profile: Profile, split: Split | None, batch: Batch, stages: int) 
     return batch.costs(profile, batch.balance(profile, stages) if split is None else split)
 
 
-def _some_links(links: Links | Iterable[Links] | None) -> Sequence[Links | None]:
-    if links is None or isinstance(links, Links):
-        return [links]
-    some = list(links)
-    for link in some:
-        if not isinstance(link, Links):
-            raise TypeError(f"links must be Links, one or several, not {type(link).__name__}.")
-    return some
-
-
-def _links_text(links: Sequence[Links | None], costs: object) -> str:
-    if len(links) > 1:
-        return "links as in the rows"
-    if links[0] is not None:
-        found = links[0]
-    elif isinstance(costs, Costs):
-        found = costs.links
-    else:
-        return "links as the function has them" if callable(costs) else "free links"
-    return "free links" if found == Links() else repr(found)
-
-
 # --- one point ----------------------------------------------------------------------------------------------
 
 
 def _point(
-    label: str, build: _Named | _Given, rule: _Rule, p: int, v: int | None, m: int, links: Links | None
-) -> SweepPoint:
+    label: str,
+    build: _Named | _Given,
+    rule: _Rule,
+    p: int,
+    v: int | None,
+    m: int,
+    links: tuple[Links | None, str],
+) -> tuple[SweepPoint, bool]:
+    """The point, and whether its schedule has a backward."""
+    wish, text = links
+
     def costs_of(stages: int, slices: int = 1) -> Costs:
         found = rule.costs(p, stages, m)
-        found = found if links is None else replace(found, links=links)
-        return cut_evenly(found, 1, slices)
+        return cut_evenly(found if wish is None else replace(found, links=wish), 1, slices)
 
     sized = partial(build, costs_of=costs_of, stages_per_rank=v, num_ranks=p, num_microbatches=m)
-    try:
-        built = sized()
-        costs = costs_of(built.num_model_stages, built.slices)
-        report = simulate(built, costs).with_label(label).report()
-    except PipelabError as refusal:
-        latency = _latency(links or Links())
-        return SweepPoint(label, p, m, build.stages_per_rank(v), latency, refusal=_first_line(refusal))
-    share = p / (built.num_model_stages * built.slices)
-    return SweepPoint(
+    point = SweepPoint(
         schedule=label,
         num_ranks=p,
         num_microbatches=m,
-        stages_per_rank=build.stages_per_rank(v) or built.stages_per_rank,
+        stages_per_rank=build.stages_per_rank(v),
+        latency=_latency(wish or Links()),
+        links=wish,
+        links_text=text,
+    )
+    try:
+        built = sized()
+        _check_step(label, built)
+        costs = costs_of(built.num_model_stages, built.slices)
+        report = simulate(built, costs).with_label(label).report()
+    except PipelabError as refusal:
+        return replace(point, refusal=_first_line(refusal)), False
+    share = p / (built.num_model_stages * built.slices)
+    ran = replace(
+        point,
+        stages_per_rank=point.stages_per_rank or built.stages_per_rank,
         latency=_latency(costs.links),
+        links=costs.links,
         numbers=tuple(quantity.of(report, share) for quantity in QUANTITIES.values()),
         costs=costs,
         build=sized,
     )
+    return ran, built.has_backward
+
+
+def _check_step(label: str, built: Schedule) -> None:
+    """Refuse what is not one training step: its work is not that of the other rows."""
+    if built.minibatches > 1:
+        raise PipelabError(
+            f"{label} runs {built.minibatches} mini-batches, each with an update of its own; a sweep compares single "
+            f"steps. Use simulate for it alone."
+        )
+
+
+def _alike(found: Sequence[tuple[SweepPoint, bool]]) -> tuple[SweepPoint, ...]:
+    """The points, those without a backward refused where others have one."""
+    trained = next((point.schedule for point, has_backward in found if has_backward), None)
+    return tuple(
+        point if trained is None or has_backward or point.refusal else _without_backward(point, trained)
+        for point, has_backward in found
+    )
+
+
+def _without_backward(point: SweepPoint, trained: str) -> SweepPoint:
+    reason = f"{point.schedule} has no backward, and {trained} has one; give it a sweep of its own."
+    return replace(point, numbers=(), refusal=reason, costs=None, build=None)
 
 
 def _latency(links: Links) -> float | None:

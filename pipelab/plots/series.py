@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,21 @@ from pipelab.core.quantities import as_seconds
 from pipelab.core.sweep import SIZES, Sweep, SweepPoint
 from pipelab.plots.wording import literal
 
+_LINKS = "links_text"
+"""What tells links apart beside their latency is not a size, for it has no order."""
+
 LETTERS = {"num_ranks": "p", "num_microbatches": "m", "stages_per_rank": "v", "latency": "latency"}
+
+
+_LETTERS = 64
+
+
+def within(names: Sequence[str]) -> Sequence[str]:
+    """As many of some names, from the first, as one line of a picture has room for."""
+    count = len(names)
+    while count > 1 and len(", ".join(names[:count])) > _LETTERS:
+        count -= 1
+    return names[:count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +47,9 @@ class Series:
 
     def label(self, limit: int = 4) -> str:
         """All names, or the first few and how many more there are."""
-        shown = self.names[:limit] if len(self.names) > limit + 1 else self.names
+        shown = within(self.names[:limit] if len(self.names) > limit + 1 else self.names)
         return ", ".join(shown) + (
-            f", {len(self.names) - limit} more" if len(shown) < len(self.names) else ""
+            f", {len(self.names) - len(shown)} more" if len(shown) < len(self.names) else ""
         )
 
 
@@ -46,14 +61,16 @@ def series_of(sweep: Sweep, x: str, y: str) -> list[Series]:
         y: one of `QUANTITIES`.
     """
     telling = {schedule: _telling(sweep, schedule, x) for schedule in sweep.schedules}
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[tuple[object, ...], tuple[str, list[tuple[float, float]]]] = {}
     for point in sweep:
-        pairs = lines.setdefault(name_of(point, telling[point.schedule]), [])
+        sizes = telling[point.schedule]
+        key = (point.schedule, *(getattr(point, size) for size in sizes))
+        _, pairs = lines.setdefault(key, (name_of(point, sizes), []))
         at, value = getattr(point, x), point.value(y)
-        if at is not None and not np.isnan(value):
+        if at is not None and np.isfinite(value):
             pairs.append((float(at), value))
     found: list[Series] = []
-    for number, (name, pairs) in enumerate(lines.items()):
+    for number, (name, pairs) in enumerate(lines.values()):
         if not pairs:
             continue
         columns = np.array(sorted(pairs)).T
@@ -70,22 +87,26 @@ def _coincide(one: Series, x: NDArray[np.float64], y: NDArray[np.float64]) -> bo
 
 
 def _telling(sweep: Sweep, schedule: str, x: str | None) -> tuple[str, ...]:
-    """The sizes that tell the points of a schedule from each other, beside the one along the axis."""
+    """What tells the points of a schedule from each other, beside the size along the axis."""
     own = [point for point in sweep if point.schedule == schedule and not point.refusal]
-    return tuple(size for size in SIZES if size != x and len({getattr(point, size) for point in own}) > 1)
+    return tuple(n for n in (*SIZES, _LINKS) if n != x and len({getattr(point, n) for point in own}) > 1)
 
 
 def named_points(sweep: Sweep, y: str) -> list[tuple[str, SweepPoint]]:
-    """Every point that has this quantity, named by its schedule and what else tells it from others."""
+    """Every point whose quantity can be drawn, named by its schedule and what else tells it from others."""
     telling = {schedule: _telling(sweep, schedule, None) for schedule in sweep.schedules}
-    return [(name_of(p, telling[p.schedule]), p) for p in sweep if not np.isnan(p.value(y))]
+    return [(name_of(p, telling[p.schedule]), p) for p in sweep if np.isfinite(p.value(y))]
 
 
 def name_of(point: SweepPoint, sizes: tuple[str, ...]) -> str:
     """A point's schedule with some of its sizes: "1f1b, m = 8"."""
-    return ", ".join(
-        [literal(point.schedule, 32), *(size_text(size, getattr(point, size)) for size in sizes)]
-    )
+    parts = [point.links_text if n == _LINKS else _size_of(point, n) for n in sizes]
+    return ", ".join([literal(point.schedule, 32), *filter(None, parts)])
+
+
+def _size_of(point: SweepPoint, size: str) -> str:
+    value = getattr(point, size)
+    return "" if value is None and point.links_text else size_text(size, value)
 
 
 def size_text(size: str, value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipelab.plots.wording import counted
 _BY_SCHEDULE = "schedule"
 _MOST_BARS = 60
 _LABEL_POINTS = 11.5  # from one label of a line to the next
+_TITLE_LETTER = 0.0735  # inches
 _BOTTOM, _LEFT, _ABOVE = 0.55, 0.75, 0.12  # inches
 
 
@@ -61,13 +63,22 @@ def plot_sweep(
     one_of("y", y, QUANTITIES)
     one_of("x", x, (*SIZES, _BY_SCHEDULE, *QUANTITIES))
     for name in (y, x):
-        if name in QUANTITIES and all(np.isnan(point.value(name)) for point in sweep):
-            raise PipelabError(
-                f"No point of this sweep has a {name}. For bytes give costs with bytes, or a profile."
-            )
+        if name in QUANTITIES:
+            _check_drawable(sweep, name)
     if x in QUANTITIES:
         return _plot_tradeoff(sweep, x, y, ax)
     return _plot_bars(sweep, y, ax) if x == _BY_SCHEDULE else _plot_lines(sweep, x, y, ax)
+
+
+def _check_drawable(sweep: Sweep, name: str) -> None:
+    values = [point.value(name) for point in sweep]
+    if np.isfinite(values).any():
+        return
+    if np.isinf(values).any():
+        raise PipelabError(
+            f"{name} is infinite at every point: no rank computes anything. Nothing can be drawn."
+        )
+    raise PipelabError(f"No point of this sweep has a {name}. For bytes give costs with bytes, or a profile.")
 
 
 def describe_sweep(sweep: Sweep, *, y: str = "bubble_fraction", x: str = "num_microbatches") -> str:
@@ -91,6 +102,10 @@ def describe_sweep(sweep: Sweep, *, y: str = "bubble_fraction", x: str = "num_mi
 
 def _plot_lines(sweep: Sweep, x: str, y: str, ax: Axes | None) -> Axes:
     lines = series_of(sweep, x, y)
+    if not lines:
+        raise PipelabError(
+            f"No point of this sweep has one {x} to be drawn at. Draw it by schedule: x='schedule'."
+        )
     title = _line_title(sweep, lines, x, y)
     is_ours = ax is None
     if ax is None:
@@ -273,7 +288,9 @@ def _bar_title(sweep: Sweep, names: Sequence[str], values: np.ndarray, y: str) -
         name for name, value in zip(names, values, strict=True) if np.isclose(value, values[0], rtol=1e-9)
     ]
     winner = f"least: {few(best)}, {QUANTITIES[y].text(float(values[0]))}"
-    return "\n".join([f"{y} by schedule, {fixed(sweep, _BY_SCHEDULE)}; {winner}", *notes(sweep, y)])
+    lines = [f"{y} by schedule, {fixed(sweep, _BY_SCHEDULE)}; {winner}", *notes(sweep, y)]
+    letters = int((WIDTH - left_inches(names)) / _TITLE_LETTER)  # it begins where the bars begin
+    return "\n".join(part for line in lines for part in wrap(line, letters))
 
 
 def _walk(line: Series, x: str, y: str) -> str:

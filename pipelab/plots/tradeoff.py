@@ -17,7 +17,7 @@ from pipelab.core.sweep import QUANTITIES, Sweep
 from pipelab.plots.artists import SMALL_POINTS
 from pipelab.plots.palette import INK, LINES
 from pipelab.plots.series import named_points
-from pipelab.plots.sweep_axes import few, fixed, notes, quantity_axis, terms
+from pipelab.plots.sweep_axes import axis_unit, few, fixed, notes, quantity_axis, terms, tick_text
 
 __all__ = ["Spot", "describe_tradeoff", "draw_tradeoff", "spots_of", "tradeoff_title"]
 
@@ -47,7 +47,7 @@ def spots_of(sweep: Sweep, x: str, y: str) -> list[Spot]:
     places: dict[tuple[float, float], list[str]] = {}
     for name, point in named_points(sweep, y):
         at = point.value(x)
-        if not np.isnan(at):
+        if np.isfinite(at):
             places.setdefault((float(f"{at:.9g}"), float(f"{point.value(y):.9g}")), []).append(name)
     spots = [Spot(tuple(names), *place) for place, names in sorted(places.items())]
     least = np.inf
@@ -71,8 +71,10 @@ def draw_tradeoff(ax: Axes, spots: Sequence[Spot], x: str, y: str) -> None:
     if spots[0].x > 0 and spots[-1].x >= 8 * spots[0].x:
         ax.set_xscale("log", base=2)
         ax.set_xlim(spots[0].x / 1.3, spots[-1].x * 1.3)
-        ticks = 2.0 ** np.arange(np.ceil(np.log2(spots[0].x / 1.3)), np.log2(spots[-1].x * 1.3))
-        ax.set_xticks(ticks, [QUANTITIES[x].text(tick) for tick in ticks.tolist()])
+        _, unit = axis_unit(x, spots[-1].x)
+        low, high = np.log2(spots[0].x / 1.3 / unit), np.log2(spots[-1].x * 1.3 / unit)
+        ticks = 2.0 ** np.arange(np.ceil(low), high)
+        ax.set_xticks(unit * ticks, [tick_text(x, tick) for tick in ticks.tolist()])
         ax.minorticks_off()
     ax.step(
         [spot.x for spot in best],
@@ -159,7 +161,7 @@ def _box(place: NDArray[np.float64], offset: tuple[float, float], width: float) 
 def tradeoff_title(sweep: Sweep, spots: Sequence[Spot], x: str, y: str) -> str:
     """The lines above the picture."""
     best = [few(spot.names, 1) for spot in spots if spot.is_best]
-    first, *rest = notes(sweep, y)
+    first, *rest = notes(sweep, y, x)
     definition = f"{x}: {QUANTITIES[x].definition}"
     return "\n".join(
         [f"{y} against {x}, {fixed(sweep, x)}; the front: {few(best)}", first, definition, *rest]
@@ -174,4 +176,4 @@ def describe_tradeoff(sweep: Sweep, x: str, y: str) -> str:
         f"{few(s.names, 9)}: {x} {of_x(s.x)}, {y} {of_y(s.y)}{', on the front' if s.is_best else ''}."
         for s in [*said[True], *said[False]][:24]
     ]
-    return " ".join([f"{y} against {x}, {fixed(sweep, x)}. {terms(sweep, y)}.", *parts])
+    return " ".join([f"{y} against {x}, {fixed(sweep, x)}. {terms(sweep, y, x)}.", *parts])

@@ -9,7 +9,7 @@ import pytest
 import pipelab as pp
 from tests.planning.test_batch import profile_of
 
-TRAINING = [name for name in pp.SCHEDULES if name != "forward-only"]
+TRAINING = [name for name in pp.SCHEDULES if name not in ("forward-only", "pipedream", "pipedream-2bw")]
 sweep = partial(pp.sweep, progress=False)
 
 
@@ -148,7 +148,14 @@ def test_a_sweep_of_refusals_only_is_an_error_with_the_reason():
         ({"links": [0.5]}, TypeError, "not float"),
         ({"split": pp.Split(["a"])}, TypeError, "with a profile only"),
         ({"profile": 3}, TypeError, "pp.profile"),
-        ({"num_microbatch": 3}, TypeError, "num_microbatch"),
+        ({"links": 3}, TypeError, "links must be Links, one or several, not int"),
+        ({"links": pp.Links(bandwidth=1.0)}, pp.PipelabError, r"a bandwidth needs bytes.*StageBytes"),
+        ({"links": [pp.Links(), pp.Links(bandwidth=[[1, 2], [3, 4]])]}, pp.PipelabError, "needs bytes"),
+        ({"links": pp.Links(bandwidth=1e9), "costs": pp.Costs.uniform(2)}, pp.PipelabError, "needs bytes"),
+        ({"costs": lambda **sizes: 3}, TypeError, "costs=<lambda> must return Costs, not int"),
+        ({"num_microbatch": 3}, TypeError, "did you mean 'num_microbatches'"),
+        ({"foo": 3}, TypeError, "'schedules' or 'num_microbatches'"),
+        ({"schedules": "zb-auto", "max_bites": 3}, TypeError, "did you mean 'max_bytes'"),
     ],
 )
 def test_wrong_calls_are_answered_before_anything_runs(wrong, error, said):
@@ -212,3 +219,80 @@ def test_a_schedule_that_takes_costs_is_made_for_those_of_its_row_and_the_table_
         sweep(schedules=[name, "1f1b"], num_ranks=4, num_microbatches=8)
     )
     assert "made for" not in sweep(schedules="1f1b", num_ranks=4, num_microbatches=8).conditions
+
+
+BYTES = pp.StageBytes((0,) * 4, (8,) * 4, (2,) * 4)
+WITH_BYTES = pp.Costs((1,) * 4, (1,) * 4, (1,) * 4, bytes=BYTES)
+SQUARE = [[0.25 if r != c else 0.0 for c in range(4)] for r in range(4)]
+
+
+def with_links(*links, **sizes):
+    wanted = {"schedules": "1f1b", "num_ranks": 4, "num_microbatches": [4, 8], "costs": WITH_BYTES, **sizes}
+    return sweep(**wanted, links=links)
+
+
+@pytest.mark.parametrize(
+    ("links", "texts"),
+    [
+        ([pp.Links(0.5), pp.Links(1)], ["", ""]),
+        (
+            [pp.Links(bandwidth=1.0), pp.Links(bandwidth=10.0), pp.Links(bandwidth=1.0, serial=True)],
+            ["bandwidth 1 B/s", "bandwidth 10 B/s", "bandwidth 1 B/s, serial"],
+        ),
+        ([pp.Links(), pp.Links(bandwidth=1e9)], ["bandwidth unlimited", "bandwidth 1e+09 B/s"]),
+        ([pp.Links(bandwidth=1e9), pp.Links(bandwidth=1e9 + 1)], ["bandwidth 1e+09 B/s", "bandwidth 1000000001.0 B/s"]),
+        ([pp.Links(1, blocking=True), pp.Links(1)], ["blocking", "plain"]),
+        ([pp.Links(1), pp.Links(SQUARE), pp.Links([[2 * x for x in row] for row in SQUARE])],
+         ["", "latency table 1", "latency table 2"]),
+    ],
+)  # fmt: skip
+def test_links_are_told_apart_by_what_differs(links, texts):
+    found = with_links(*links)
+    assert [(p.links, p.links_text) for p in found] == [
+        pair for pair in zip(links, texts, strict=True) for _ in range(2)
+    ]
+    assert ("links" in found.columns()) is any(texts)
+    shown = [(p.latency, p.links_text, p.num_microbatches) for p in found]
+    assert len(set(shown)) == len(found), "no two rows look alike"
+    for link in links:
+        assert [p.links for p in found.where(links=link)] == [link] * 2
+    assert all(text in str(found) for text in texts)
+
+
+def test_what_several_links_share_is_a_condition_and_equal_ones_run_once():
+    found = with_links(
+        pp.Links(0.5, 1e9, serial=True), pp.Links(1.0, 1e9, serial=True), pp.Links(1.0, 1e9, serial=True)
+    )
+    assert len(found) == 4
+    assert "links as in the rows, all with bandwidth=1000000000.0, serial=True" in found.conditions
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("pipedream", {}, "pipedream runs 8 mini-batches"),
+        ("pipedream-2bw", {}, "pipedream-2bw runs 3 mini-batches"),
+        ("forward-only", {}, "forward-only has no backward, and 1f1b has one"),
+    ],
+)
+def test_what_does_other_work_than_a_training_step_is_a_refused_row(name, options, said):
+    found = sweep(schedules=[name, "1f1b"], num_ranks=4, num_microbatches=8, **options)
+    assert [p.schedule for p in found.refused] == [name]
+    assert said in found.refused[0].refusal and said in str(found)
+    assert found.best().schedule == "1f1b"
+    with pytest.raises(pp.PipelabError, match=said):
+        found.refused[0].trace()
+
+
+def test_one_minibatch_is_a_step():
+    assert not sweep(schedules="pipedream-2bw", num_ranks=2, num_microbatches=4, num_minibatches=1).refused
+
+
+def test_schedules_without_a_backward_are_compared_among_themselves():
+    def forwards(num_ranks, num_microbatches):
+        return pp.Schedule([[f"{r}F{i}" for i in range(num_microbatches)] for r in range(num_ranks)])
+
+    found = sweep(
+        schedules={"forward-only": "forward-only", "mine": forwards}, num_ranks=2, num_microbatches=4
+    )
+    assert not found.refused

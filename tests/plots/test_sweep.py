@@ -11,6 +11,7 @@ import pipelab as pp
 from pipelab.core.sweep import QUANTITIES, SIZES
 from pipelab.plots.series import series_of
 from pipelab.plots.sweep import _apart, describe_sweep
+from pipelab.plots.sweep_axes import quantity_axis
 
 HOSTILE = r"$\frac{a}{b} <b> $ %s {x}"
 
@@ -41,7 +42,7 @@ def free():
 def test_every_quantity_can_be_drawn_against_every_size(found, x, y):
     ax = pp.plot_sweep(found, x=x, y=y)
     ax.figure.canvas.draw()
-    title = ax.get_title(loc="left") or ax.get_title()
+    title = " ".join(ax.get_title().split())
     assert title.startswith(y) and "simulated clock" in title and QUANTITIES[y].definition in title
     plt.close(ax.figure)
 
@@ -155,3 +156,85 @@ def test_labels_lie_apart_in_order_and_within_the_picture(wishes):
 def test_labels_with_room_stay_where_they_belong():
     assert _apart(np.array([20.0, 50.0, 80.0]), 10.0, 100.0).tolist() == [20, 50, 80]
     assert _apart(np.array([50.0, 50.0]), 10.0, 100.0).tolist() == [45, 55]
+
+
+@pytest.fixture(scope="module")
+def by_links():
+    costs = pp.Costs((1,) * 4, (1,) * 4, (1,) * 4, bytes=pp.StageBytes((0,) * 4, (8 * 2**30,) * 4, (2,) * 4))
+    links = [pp.Links(bandwidth=1.0), pp.Links(bandwidth=10.0), pp.Links(bandwidth=1.0, serial=True)]
+    return pp.sweep(
+        schedules="1f1b", num_ranks=4, num_microbatches=[4, 8], costs=costs, links=links, progress=False
+    )
+
+
+def test_long_names_are_counted_where_they_have_no_room(by_links):
+    (line,) = series_of(by_links, "num_microbatches", "peak_bytes")
+    assert len(line.names) == 3 and line.label() == "1f1b, bandwidth 1 B/s, 1f1b, bandwidth 10 B/s, 1 more"
+    for x in ("num_microbatches", "schedule"):
+        ax = pp.plot_sweep(by_links, x=x, y="peak_bytes")
+        ax.figure.canvas.draw()
+        texts = [ax.title, ax._left_title, *ax.texts]
+        assert max(text.get_window_extent().x1 for text in texts) <= ax.figure.bbox.x1
+
+
+def test_links_have_lines_bars_and_names_of_their_own(by_links):
+    ax = pp.plot_sweep(by_links, y="makespan")
+    for line in ax.get_lines():
+        assert line.get_xdata().tolist() == [4, 8]
+    told = ", ".join(line.get_label() for line in ax.get_lines())
+    assert all(p.links_text in told for p in by_links)
+    least = by_links.where(num_microbatches=8).best()
+    assert f"1f1b, {least.links_text}" in ax.get_title().splitlines()[0]
+    bars = pp.plot_sweep(by_links, x="schedule", y="makespan")
+    assert len({text.get_text() for text in bars.get_yticklabels()}) == len(by_links)
+    part = by_links.where(links=pp.Links(bandwidth=10.0))
+    assert "bandwidth 10 B/s" in pp.plot_sweep(part).get_title().splitlines()[0]
+
+
+def test_numbers_that_look_alike_do_not_share_a_line():
+    links = [pp.Links(0.5), pp.Links(0.5001)]
+    near = pp.sweep(schedules="1f1b", num_ranks=2, num_microbatches=[2, 4], links=links, progress=False)
+    assert [s.x.tolist() for s in series_of(near, "num_microbatches", "makespan")] == [[2, 4], [2, 4]]
+
+
+def test_links_of_several_latencies_are_no_point_of_that_axis():
+    table = pp.Links([[0, 1], [2, 0]])
+    one = pp.sweep(schedules="1f1b", num_ranks=2, num_microbatches=2, links=table, progress=False)
+    with pytest.raises(pp.PipelabError, match="one latency"):
+        pp.plot_sweep(one, x="latency")
+
+
+@pytest.mark.parametrize("most", [1.0, 900.0, 1500.0, 3e9, 37e9, 999 * 2.0**30, 5e15])
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_ticks_of_bytes_are_round_in_a_binary_unit_and_few(most, along):
+    ax = Figure().subplots()
+    quantity_axis(ax, "peak_bytes", most, along=along)
+    axis = getattr(ax, f"{along}axis")
+    ticks = [tick for tick in axis.get_majorticklocs() if tick <= most]
+    unit = 1024.0 ** ["B", "KiB", "MiB", "GiB", "TiB"].index(axis.get_label_text()[13:-1])
+    assert 3 <= len(ticks) <= 8 and unit <= max(most, 1.0)
+    for tick in ticks:
+        assert float(f"{tick / unit:.2g}") == pytest.approx(tick / unit)
+
+
+def test_the_label_of_bytes_lies_within_the_figure(by_links):
+    ax = pp.plot_sweep(by_links, y="peak_bytes")
+    ax.figure.canvas.draw()
+    assert ax.get_ylabel() == "peak memory [GiB]"
+    assert ax.yaxis.label.get_window_extent().x0 >= 0
+
+
+def busy_only_beyond_four(num_stages, num_microbatches):
+    return pp.Costs.uniform(num_stages, *[float(num_microbatches > 4)] * 3, latency=1.0)
+
+
+def test_infinite_numbers_are_left_out_and_named():
+    sizes = {"schedules": "1f1b", "num_ranks": 2, "costs": busy_only_beyond_four, "progress": False}
+    some = pp.sweep(num_microbatches=[4, 8], **sizes)
+    for x in ("num_microbatches", "schedule", "makespan"):
+        ax = pp.plot_sweep(some, x=x, y="bubble_ratio")
+        ax.figure.canvas.draw()
+        assert "infinite, so left out: 1f1b at m = 4" in ax.get_title()
+        assert "left out" in describe_sweep(some, x=x, y="bubble_ratio")
+    with pytest.raises(pp.PipelabError, match="bubble_ratio is infinite at every point"):
+        pp.plot_sweep(pp.sweep(num_microbatches=4, **sizes), y="bubble_ratio")
