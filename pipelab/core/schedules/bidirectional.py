@@ -12,50 +12,47 @@ one chain fills, the other one fills from the far end. The price is two copies o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from pipelab.core.actions import CODES, IntArray, Kind
+from pipelab.core.actions import CODES, Kind
 from pipelab.core.closed_form import Assumption, ClosedForm
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
-from pipelab.core.schedules.phases import Phase, Rows, lay_out
+from pipelab.core.schedules.phases import Phase, Rows, late_weights, lay_out
 from pipelab.core.validation import check_size
 from pipelab.errors import PipelabError
 
 __all__ = ["FAMILY"]
 
-_F, _I, _W, _B = (CODES[kind] for kind in (Kind.F, Kind.I, Kind.W, Kind.B))
+_F, _B = CODES[Kind.F], CODES[Kind.B]
 
 
-def _check_sizes(
-    name: str, wants: str, sizes: tuple[int, int], nearest: Callable[[int, int], set[int]]
-) -> None:
-    """Refuse sizes that the rule cannot do, and name the nearest that it can.
-
-    Args:
-        name: of the schedule.
-        wants: what it takes, in words.
-        sizes: p and m as they were given.
-        nearest: called with an even p and m, the numbers of micro-batches next to m that fit; m alone if it fits.
-    """
-    p, m = sizes
-    even = (p,) if p % 2 == 0 else (p - 1, p + 1)
-    fitting = [(q, n) for q in even if q for n in sorted(nearest(q, m))]
-    if sizes not in fitting:
-        options = "; ".join(f"num_ranks={q}, num_microbatches={n}" for q, n in fitting)
+def _check_even(name: str, num_ranks: int) -> None:
+    """Refuse an odd p, and name those next to it."""
+    p = num_ranks
+    if p % 2:
+        options = " and ".join(f"num_ranks={q}" for q in (p - 1, p + 1) if q)
         raise PipelabError(
-            f"{name} takes {wants}, not num_ranks={p}, num_microbatches={m}. Nearest sizes that work: {options}."
+            f"{name} takes an even num_ranks, not num_ranks={p} (the rank in the middle would hold both copies of its "
+            f"stage). Nearest that work: {options}."
         )
 
 
-def _stages(num_ranks: int) -> IntArray:
-    """Shape (p, 2): the stage of the upward and of the downward chain on each rank."""
-    up = np.arange(num_ranks)
-    return np.stack([up, 2 * num_ranks - 1 - up], axis=1)
+def _both_ways(name: str, rows: Rows, num_ranks: int, num_microbatches: int) -> Schedule:
+    """The schedule of rows whose chunk is the direction, each direction with micro-batches of its own from 0.
+
+    Micro-batches that there are not are left out: of an odd number one more runs upwards.
+    """
+    p, m = num_ranks, num_microbatches
+    upwards = m - m // 2
+    rows = rows.where(rows.microbatch < np.where(rows.chunk, m // 2, upwards))
+    rows = replace(rows, microbatch=rows.microbatch + rows.chunk * upwards)
+    up = np.arange(p)
+    stages = np.stack([up, 2 * p - 1 - up], axis=1)
+    return Schedule.from_table(rows.table(stages), Placement.bidirectional(p), name=name)
 
 
 def _chimera(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
@@ -67,39 +64,33 @@ def _chimera(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Sch
         downwards  F at p-1-r + 2i,   B at p+r + 2i
 
     Each of the two directions takes every second slot, and one unit fits into the gaps of the next: direct
-    concatenation, the first of the paper's ways to run more than p micro-batches.
+    concatenation, the first of the paper's ways to run more than p micro-batches. Of the last unit only those
+    micro-batches run that there are.
     """
     p, m = num_ranks, num_microbatches
-    _check_sizes(
-        "chimera",
-        "an even num_ranks and a multiple of it as num_microbatches",
-        (p, m),
-        lambda q, n: {max(q, n // q * q), -(-n // q) * q},
-    )
+    _check_even("chimera", p)
     check_size("chimera", 2 * p * m)
-    rank, unit, i = np.ogrid[:p, : m // p, : p // 2]
+    rank, number = np.broadcast_arrays(*np.ogrid[:p, : m - m // 2])
+    unit, i = np.divmod(number, p // 2)
     first = 2 * p * unit + 2 * i
     slots = (first + rank, first + p - 1 - rank, first + 2 * p - 1 - rank, first + p + rank)
-    shape = first.shape[1:]
-    microbatch = np.broadcast_to(np.arange(m // 2).reshape(shape), (p, *shape)).ravel()
-    kind = np.repeat((_F, _F, _B, _B), len(microbatch))
-    direction = np.repeat((0, 1, 0, 1), len(microbatch))
+    kind = np.repeat((_F, _F, _B, _B), number.size)
     rows = Rows(
         kind=kind,
-        chunk=direction,
-        microbatch=np.tile(microbatch, 4) + direction * (m // 2),
-        rank=np.tile(np.repeat(np.arange(p), m // 2), 4),
+        chunk=np.repeat((0, 1, 0, 1), number.size),
+        microbatch=np.tile(number.ravel(), 4),
+        rank=np.tile(rank.ravel(), 4),
         at=np.concatenate([slot.ravel() for slot in slots]),
         member=np.zeros_like(kind),
     )
-    return Schedule.from_table(rows.table(_stages(p)), Placement.bidirectional(p), name="chimera")
+    return _both_ways("chimera", rows, p, m)
 
 
 def _dualpipe_phases(num_ranks: int, num_microbatches: int) -> tuple[Phase, ...]:
     """The eight phases of DualPipe.
 
-    Digit 0 is the direction that begins at the rank's own end of the pipeline, 1 the other one; `W2` is the W that
-    has waited longest, whosever it is. h counts ranks from the nearer end, k those to the middle.
+    Digit 0 is the direction that begins at the rank's own end of the pipeline, 1 the other one; "." is a W that
+    was put off. h counts ranks from the nearer end, k those to the middle.
 
     The first F0 and B1 of the two ranks in the middle do not overlap, as in DeepSeek's repository DualPipe: the
     neighbour has that F0 the sooner, which shortens the step where I is longer than F.
@@ -112,7 +103,7 @@ def _dualpipe_phases(num_ranks: int, num_microbatches: int) -> tuple[Phase, ...]
     return (
         Phase("F0", 2 * k),
         Phase("F0 F1", h + 1),
-        Phase("I1 W2 F1", k),
+        Phase("I1 W1 F1", k),
         Phase("F0 B1", in_middle),
         Phase("F0;B1", 1 - in_middle),
         Phase("F1;B0", np.ones_like(r)),
@@ -122,34 +113,21 @@ def _dualpipe_phases(num_ranks: int, num_microbatches: int) -> tuple[Phase, ...]
         Phase("B1 B0", (h + 1) // 2),
         Phase("B1 I0", 1 - h % 2),
         Phase("I1 I0", (h + 1) // 2),
-        Phase("W2 I0", k),
-        Phase("W2", h + 1),
+        Phase(". I0", k),
+        Phase(".", h + 1),
     )
-
-
-def _weights_in_order(rows: Rows) -> Rows:
-    """Let the k-th W of a rank be that of its k-th I."""
-    when = np.lexsort((rows.at, rows.rank))
-    w, i = (when[rows.kind[when] == code] for code in (_W, _I))
-    chunk, microbatch = rows.chunk.copy(), rows.microbatch.copy()
-    chunk[w], microbatch[w] = chunk[i], microbatch[i]
-    return replace(rows, chunk=chunk, microbatch=microbatch)
 
 
 def _dualpipe(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
+    """The phases of an even number of at least 2p micro-batches, those left out that there are not."""
     p, m = num_ranks, num_microbatches
-    _check_sizes(
-        "dualpipe",
-        "an even num_ranks and an even num_microbatches of at least 2 num_ranks",
-        (p, m),
-        lambda q, n: {max(2 * q, n - n % 2), max(2 * q, n + n % 2)},
-    )
+    _check_even("dualpipe", p)
     check_size("dualpipe", 2 * p * m)
-    found, _ = lay_out(_dualpipe_phases(p, m), p, m // 2)
-    rows = _weights_in_order(found)
+    phases = _dualpipe_phases(p, max(2 * p, m + m % 2))
+    rows, begins = lay_out(phases, p, m - m // 2)
+    rows += late_weights(rows, begins[9] + phases[9].repeats, begins[11], phases[11].repeats)
     direction = rows.chunk ^ (rows.rank >= p // 2)
-    rows = replace(rows, chunk=direction, microbatch=rows.microbatch + direction * (m // 2))
-    return Schedule.from_table(rows.table(_stages(p)), Placement.bidirectional(p), name="dualpipe")
+    return _both_ways("dualpipe", replace(rows, chunk=direction), p, m)
 
 
 _FREE = Assumption("c = 0", lambda t: t.c == 0)
@@ -185,7 +163,7 @@ FAMILY = (
         name="dualpipe",
         family="bidirectional",
         paper="DualPipe, DeepSeek-V3, arXiv 2412.19437",
-        constraint="p even, m even, m >= 2p",
+        constraint="p even",
         formulas="idle (p/2-1)(F&B + B - 3W) on the worst rank; peak p+1; two copies of the weights",
         description="Both directions at once, forward and backward overlapped, W put off where it fills gaps.",
         builder=_dualpipe,
@@ -195,7 +173,7 @@ FAMILY = (
         name="chimera",
         family="bidirectional",
         paper="Chimera, arXiv 2107.06925",
-        constraint="p even, m mod p = 0",
+        constraint="p even",
         formulas="idle (p-2)(max(F,B) + (m/p-1)|B-F|), p-2 slots at F = B; peak p/2+1 at the ends to p in the middle; "
         "two copies of the weights",
         description="Two pipelines in opposite directions that fill each other's gaps: half the bubble.",

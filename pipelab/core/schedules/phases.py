@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
 
-__all__ = ["Phase", "Rows", "lay_out"]
+__all__ = ["Phase", "Rows", "late_weights", "lay_out"]
+
+_I, _W = CODES[Kind.I], CODES[Kind.W]
 
 _COUNTED_WITH = {"F": ("F",), "I": ("I",), "W": ("W",), "B": ("I", "W")}
 """What a kind counts as: the next I after a B is that of the next micro-batch, and so is the next W."""
@@ -58,6 +61,10 @@ class Rows:
 
     def __add__(self, other: Rows) -> Rows:
         return Rows(*map(np.concatenate, zip(self._columns(), other._columns(), strict=True)))
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+        """Some of the rows; chosen is of shape (n,)."""
+        return Rows(*(column[chosen] for column in self._columns()))
 
     def _columns(self) -> tuple[IntArray, ...]:
         return self.kind, self.chunk, self.microbatch, self.rank, self.at, self.member
@@ -111,3 +118,23 @@ def lay_out(phases: Iterable[Phase], num_ranks: int, num_microbatches: int) -> t
         begins.append(begin)
         begin = begin + phase.repeats * len(cells)
     return Rows(*map(np.concatenate, zip(*parts, strict=True))), begins
+
+
+def late_weights(rows: Rows, first: IntArray, rest: IntArray, waits: IntArray) -> Rows:
+    """The W that are put off, in the order of their I, for the free cells of a rank's last phases.
+
+    These are `. I0`, in which one W runs before each further I, and `.` for all that are left.
+
+    Args:
+        rows: what is there without them.
+        first: shape (p,): the cell of the first I whose W is late; from there to `rest` every cell is one.
+        rest: shape (p,): the cell in which `. I0` begins.
+        waits: shape (p,): how often `. I0` runs.
+    """
+    late = np.flatnonzero((rows.kind == _I) & (rows.at >= first[rows.rank]))
+    rank, at = rows.rank[late], rows.at[late]
+    start = rest[rank]
+    turn = np.where(at < start, at - first[rank], start - first[rank] + (at - start) // 2)
+    slot = start + turn + np.minimum(turn, waits[rank])
+    kind = np.full(len(late), _W)
+    return Rows(kind, rows.chunk[late], rows.microbatch[late], rank, slot, np.zeros_like(slot))

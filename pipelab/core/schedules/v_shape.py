@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pipelab.core.actions import CODES, IntArray, Kind
+from pipelab.core.actions import IntArray
 from pipelab.core.closed_form import Assumption, ClosedForm, Terms
 from pipelab.core.costs import Costs
 from pipelab.core.placement import Placement
@@ -24,12 +24,10 @@ from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.automatic import search_from
 from pipelab.core.schedules.info import ScheduleInfo
 from pipelab.core.schedules.linear import hops_of_1f1b
-from pipelab.core.schedules.phases import Phase, Rows, lay_out
+from pipelab.core.schedules.phases import Phase, late_weights, lay_out
 from pipelab.core.validation import check_size
 
 __all__ = ["FAMILY"]
-
-_I, _W = CODES[Kind.I], CODES[Kind.W]
 
 
 def _stages(num_ranks: int) -> IntArray:
@@ -100,25 +98,8 @@ def _dualpipev(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> S
         Phase(".", r + 1),
     )
     rows, begins = lay_out(phases, p, m)
-    rows += _late_weights(rows, begins[7] + odd, begins[9])
+    rows += late_weights(rows, begins[7] + odd, begins[9], p - 1 - r)
     return Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="dualpipev")
-
-
-def _late_weights(rows: Rows, first: IntArray, rest: IntArray) -> Rows:
-    """The W of the last p I of every rank, in the order of these.
-
-    Args:
-        rows: what is there without them.
-        first: shape (p,): the cell of the first of these I; r+1 of them follow each other.
-        rest: shape (p,): the cell behind those; from there on a free cell and one more I in turn, then free cells.
-    """
-    late = np.flatnonzero((rows.kind == _I) & (rows.at >= first[rows.rank]))
-    rank, at = rows.rank[late], rows.at[late]
-    start = rest[rank]
-    count = np.where(at < start, at - first[rank], rank + 1 + (at - start) // 2)
-    slot = start + count + np.minimum(count, len(first) - 1 - rank)
-    kind = np.full(len(late), _W)
-    return Rows(kind, rows.chunk[late], rows.microbatch[late], rank, slot, np.zeros_like(slot))
 
 
 def _work_dualpipev(t: Terms) -> float:

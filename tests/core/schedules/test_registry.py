@@ -158,3 +158,10 @@ def test_the_others_on_one_chain_take_every_size_too(p, m):
     for name in ("naive", "gpipe", "1f1b", "eager-1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipev"):
         one = schedule(name, num_ranks=p, num_microbatches=m)
         assert (one.num_ranks, one.num_microbatches) == (p, m)
+
+
+@pytest.mark.parametrize(("p", "m"), list(product((2, 4, 6), (1, 2, 3, 5, 8, 13))))
+def test_those_on_two_chains_take_every_size_of_an_even_number_of_ranks(p, m):
+    for name in ("dualpipe", "chimera"):
+        one = schedule(name, num_ranks=p, num_microbatches=m)
+        assert (one.num_ranks, one.num_microbatches) == (p, m)
