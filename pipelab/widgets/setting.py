@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from pipelab.core.actions import as_index
 from pipelab.core.costs import Costs, Links
 from pipelab.core.plan import Devices, Plan, VirtualDevices
 from pipelab.core.profile import Profile
@@ -282,9 +283,12 @@ class Setting:
 
 
 def build(name: str, num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
-    """A schedule by its name and sizes."""
+    """A schedule by its name and sizes, none of which is left open."""
     return schedule(
-        name, num_ranks=num_ranks, num_microbatches=num_microbatches, stages_per_rank=stages_per_rank
+        name,
+        num_ranks=num_ranks,
+        num_microbatches=num_microbatches,
+        stages_per_rank=as_index("stages_per_rank", stages_per_rank),
     )
 
 
