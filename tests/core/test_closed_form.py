@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
-from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms, at_most
 from pipelab.errors import PipelabError
 
 GPIPE = ClosedForm.where(
@@ -44,9 +48,56 @@ def test_seconds_are_finite_and_not_negative(name, seconds):
         Terms.of(2, 3, **{"I": 1.0, "W": 1.0, name: seconds})
 
 
-def test_seconds_are_numbers():
-    with pytest.raises(TypeError, match="c must be a number of seconds, not '1'"):
-        Terms.of(2, 3, c="1")
+@pytest.mark.parametrize("given", ["1", True, Decimal(2), 1j, [1.0]])
+@pytest.mark.parametrize("name", ["F", "B", "I", "W", "overlap", "c"])
+def test_seconds_are_numbers(name, given):
+    with pytest.raises(TypeError, match=rf"{name} must be a number of seconds, not {re.escape(repr(given))}"):
+        GPIPE.makespan(2, 3, **({"I": 1.0, "W": 1.0} | {name: given}))
+
+
+@pytest.mark.parametrize("name", ["F", "c"])
+def test_seconds_that_have_a_number_as_default_are_not_none(name):
+    with pytest.raises(TypeError, match=f"{name} must be a number of seconds, not None"):
+        GPIPE.makespan(2, 3, **{name: None})
+
+
+def test_other_kinds_of_numbers_are_taken_and_too_large_ones_refused():
+    assert GPIPE.makespan(4, 8, F=Fraction(1, 2), B=np.float32(2)) == 11 * 2.5
+    with pytest.raises(PipelabError, match="F is too large; it must be finite"):
+        GPIPE.makespan(4, 8, F=10**400)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((2**16 + 1, 1, 1), r"p is too large; the limit is 65,536 \(2\*\*16\)"),
+        ((1, 2**22 + 1, 1), r"m is too large; the limit is 4,194,304 \(2\*\*22\)"),
+        ((1, 1, 10**400), r"v is too large; the limit is 65,536 \(2\*\*16\)"),
+    ],
+)
+def test_sizes_above_those_of_schedules_are_refused_with_the_limit(sizes, message):
+    with pytest.raises(PipelabError, match=message):
+        GPIPE.makespan(*sizes)
+    assert Terms.of(2**16, 2**22, 2**16).m == 2**22
+
+
+def test_bounds_of_v_are_one_more_assumption_and_the_least_is_the_default():
+    for bounds, words, inside, outside in (
+        ((2, 2), "v = 2", (2,), (1, 3)),
+        ((2, None), "v >= 2", (2, 9), (1,)),
+        ((2, 4), "2 <= v <= 4", (2, 3, 4), (1, 5)),
+    ):
+        form = GPIPE.bounded(bounds)
+        assert form.assumptions == f"{GPIPE.assumptions}; {words}"
+        assert [form.holds(4, 8, v) for v in inside] == [""] * len(inside)
+        assert all(f"assumes {words}; here v={v}." in form.holds(4, 8, v) for v in outside)
+        assert form.makespan(4, 8) == GPIPE.makespan(4, 8, 2)
+    assert GPIPE.bounded((1, None)) is GPIPE
+
+
+def test_up_to_rounding_a_sum_of_decimals_is_at_most_itself():
+    assert 0.1 + 0.2 > 0.3 and at_most(0.1 + 0.2, 0.3) and at_most(0.3, 0.1 + 0.2) and at_most(0, 1)
+    assert not at_most(0.3001, 0.3) and not at_most(1e-300, 0)
 
 
 @pytest.mark.parametrize("given", [{"I": 1.0}, {"W": 1.0}, {"B": 3.0, "I": 1.0}])

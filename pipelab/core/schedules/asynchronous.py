@@ -96,6 +96,7 @@ FAMILY = (
         keywords=("num_minibatches",),
         is_step=False,
         form=ClosedForm.where(
+            Assumption("m >= p", lambda t: t.m >= t.p),
             Assumption("c = 0", lambda t: t.c == 0),
             also=f"equal stages, updates that take no time, num_minibatches={_MINIBATCHES}",
             idle=lambda t: (t.p - 1) * (t.F + t.B),

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipelab.core.actions import CODES, Kind
-from pipelab.core.closed_form import Assumption, ClosedForm
+from pipelab.core.closed_form import Assumption, ClosedForm, at_most
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
@@ -148,9 +148,9 @@ _DUALPIPE = ClosedForm.where(
     _EVEN,
     Assumption("m even, m >= 2p", lambda t: t.m % 2 == 0 and t.m >= 2 * t.p),
     Assumption("F = I", lambda t: math.isclose(t.F, t.I)),
-    Assumption("W <= F", lambda t: t.W <= t.F),
+    Assumption("W <= F", lambda t: at_most(t.W, t.F)),
     Assumption("B = I + W", lambda t: math.isclose(t.B, t.I + t.W)),
-    Assumption("B <= F&B <= F + B", lambda t: t.B <= t.overlap <= t.F + t.B),
+    Assumption("B <= F&B <= F + B", lambda t: at_most(t.B, t.overlap) and at_most(t.overlap, t.F + t.B)),
     _FREE,
     idle=lambda t: (t.p / 2 - 1) * (t.overlap + t.B - 3 * t.W),
     peak=lambda t, r: t.p + 1,

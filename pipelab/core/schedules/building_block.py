@@ -28,7 +28,7 @@ from itertools import product
 import numpy as np
 
 from pipelab.core.actions import IntArray
-from pipelab.core.closed_form import Assumption, ClosedForm
+from pipelab.core.closed_form import EQUAL_SECONDS, Assumption, ClosedForm
 from pipelab.core.dispatch import dispatch
 from pipelab.core.jobs import Jobs
 from pipelab.core.list_schedule import plan_jobs
@@ -166,7 +166,7 @@ FAMILY = (
         "(p-1)F, the first fill (published as none, in span)",
         "1F1B's memory and no bubble beyond the first fill, on a V, also where F, I, W differ a little.",
         ClosedForm.where(
-            Assumption("F = I = W", lambda t: t.F == t.I == t.W),
+            EQUAL_SECONDS,
             Assumption("m >= 2p", lambda t: t.m >= 2 * t.p),
             Assumption("c = 0", lambda t: t.c == 0),
             idle=lambda t: (t.p - 1) * t.F,

@@ -35,7 +35,8 @@ class ScheduleInfo:
         builder: called with (num_ranks, num_microbatches, stages_per_rank, **options).
         stages_per_rank: the least and the most v; None for no bound.
         keywords: the options that the builder takes.
-        form: the formulas as functions with their assumptions; None where there are none.
+        form: the formulas as functions with their assumptions, to which those v are added that the schedule takes;
+            None where there are none.
         is_step: whether the table is one training step over whole micro-batches. Of several mini-batches or of
             slices it is not, and a batch that is held fixed means something else there.
     """
@@ -51,6 +52,10 @@ class ScheduleInfo:
     keywords: tuple[str, ...] = ()
     is_step: bool = True
     form: ClosedForm | None = None
+
+    def __post_init__(self) -> None:
+        if self.form is not None:
+            object.__setattr__(self, "form", self.form.bounded(self.stages_per_rank))
 
     @property
     def chunks(self) -> str:

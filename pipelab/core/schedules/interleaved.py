@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipelab.core.actions import IntArray
-from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms, at_most
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
@@ -81,19 +81,20 @@ def _breadth_first(num_ranks: int, num_microbatches: int, stages_per_rank: int) 
 WHOLE_GROUPS = Assumption("m mod p = 0 where v > 1", lambda t: t.v == 1 or t.m % t.p == 0)
 
 
-def _turn(t: Terms, group: int, seconds: float) -> float:
-    """How long a rank waits at each change of chunk: until the group's first micro-batch has gone around all ranks."""
+def _turns(t: Terms, groups: IntArray, seconds: float) -> float:
+    """How long a rank waits at all changes of chunk: until a group's first micro-batch has gone around all ranks."""
     around = t.p * (seconds + (t.c if t.p > 1 else 0.0))
-    return (t.v - 1) * max(0.0, around - group * seconds)
+    return (t.v - 1) * float(np.maximum(0.0, around - groups * seconds).sum())
 
 
 def _idle_forward(t: Terms) -> float:
-    return (t.p - 1) * (t.F + t.c) + sum(_turn(t, group, t.F) for group in groups_of(t.p, t.m).tolist())
+    return (t.p - 1) * (t.F + t.c) + _turns(t, groups_of(t.p, t.m), t.F)
 
 
 def _idle_breadth_first(t: Terms) -> float:
     there_and_back = (t.p - 1) * (t.F + t.B) + hops_there_and_back(t) * t.c
-    return there_and_back + _turn(t, t.m, t.F) + _turn(t, t.m, t.B)
+    all_at_once = np.array([t.m])
+    return there_and_back + _turns(t, all_at_once, t.F) + _turns(t, all_at_once, t.B)
 
 
 def _idle_interleaved(t: Terms) -> float:
@@ -128,8 +129,8 @@ FAMILY = (
         stages_per_rank=(1, None),
         form=ClosedForm.where(
             WHOLE_GROUPS,
-            Assumption("c <= (F+B)/2", lambda t: 2 * t.c <= t.F + t.B),
-            Assumption("c <= F and c <= B where v > 1", lambda t: t.v == 1 or t.c <= min(t.F, t.B)),
+            Assumption("c <= (F+B)/2", lambda t: at_most(2 * t.c, t.F + t.B)),
+            Assumption("c <= F and c <= B where v > 1", lambda t: t.v == 1 or at_most(t.c, min(t.F, t.B))),
             idle=_idle_interleaved,
             peak=lambda t, r: min(t.m * t.v, (t.v - 1) * t.p + 2 * (t.p - 1 - r) + 1),
         ),

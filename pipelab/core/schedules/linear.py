@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from pipelab.core.actions import IntArray
-from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms, at_most
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
@@ -114,7 +114,7 @@ FAMILY = (
         description="1F1B with twice the warm-up: hides latency behind more micro-batches in flight.",
         builder=_eager,
         form=ClosedForm.where(
-            Assumption("c <= (F+B)/2", lambda t: 2 * t.c <= t.F + t.B),
+            Assumption("c <= (F+B)/2", lambda t: at_most(2 * t.c, t.F + t.B)),
             idle=lambda t: (t.p - 1) * (t.F + t.B) + hops_there_and_back(t) * t.c,
             peak=lambda t, r: min(t.m, 2 * (t.p - 1 - r) + 1),
         ),

@@ -51,7 +51,8 @@ FAMILY = (
         family="sliced",
         paper="Seq1F1B, arXiv 2406.03488; TeraPipe, arXiv 2102.07988",
         constraint="simulated only",
-        formulas="at k equal slices: idle (p-1)(F+B)/k per rank; peak (p-1-r+k)/k micro-batches",
+        formulas="with F and B of one of k equal slices: idle (p-1)(F+B) per rank, a k-th of 1F1B's where a slice "
+        "takes a k-th of its sequence; peak min(m k, p-1-r+k) slices",
         description="1F1B over num_slices causal slices of each sequence; costs are those of one slice.",
         builder=_seq_1f1b,
         keywords=("num_slices",),

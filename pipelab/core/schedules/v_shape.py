@@ -12,12 +12,13 @@ those that there are not are left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from pipelab.core.actions import IntArray
-from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.closed_form import EQUAL_SECONDS, Assumption, ClosedForm, Terms, at_most
 from pipelab.core.costs import Costs
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
@@ -119,9 +120,9 @@ FAMILY = (
         keywords=("costs", "max_in_flight", "max_bytes"),
         stages_per_rank=(2, 2),
         form=ClosedForm.where(
-            Assumption("F = I = W", lambda t: t.F == t.I == t.W),
+            EQUAL_SECONDS,
             Assumption("m >= 2p-1", lambda t: t.m >= 2 * t.p - 1),
-            Assumption("c <= F/2", lambda t: 2 * t.c <= t.F),
+            Assumption("c <= F/2", lambda t: at_most(2 * t.c, t.F)),
             idle=lambda t: (t.p - 1) * t.F + max(0, 5 * t.p - 7) * t.c,
             peak=lambda t, r: 2 * min(t.m, t.p),
             work=lambda t: 2 * t.m * (t.F + t.I + t.W),
@@ -137,12 +138,12 @@ FAMILY = (
         builder=_dualpipev,
         stages_per_rank=(2, 2),
         form=ClosedForm.where(
-            Assumption("F = I", lambda t: t.F == t.I),
-            Assumption("W <= I", lambda t: t.W <= t.I),
-            Assumption("B = I+W", lambda t: t.B == t.I + t.W),
+            Assumption("F = I", lambda t: math.isclose(t.F, t.I)),
+            Assumption("W <= I", lambda t: at_most(t.W, t.I)),
+            Assumption("B = I+W", lambda t: math.isclose(t.B, t.I + t.W)),
             Assumption("m >= 2p", lambda t: t.m >= 2 * t.p),
-            Assumption("F&B >= F and F&B >= B", lambda t: t.overlap >= max(t.F, t.B)),
-            Assumption("2(p-1)c <= F", lambda t: 2 * (t.p - 1) * t.c <= t.F),
+            Assumption("F&B >= F and F&B >= B", lambda t: at_most(max(t.F, t.B), t.overlap)),
+            Assumption("2(p-1)c <= F", lambda t: at_most(2 * (t.p - 1) * t.c, t.F)),
             idle=lambda t: (t.p - 1) * (t.overlap + t.B - 3 * t.W) + hops_of_1f1b(t) * t.c,
             peak=lambda t, r: min(2 * t.m, 2 * t.p + 1),
             work=_work_dualpipev,

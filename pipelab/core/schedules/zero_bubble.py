@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelab.core.closed_form import Assumption, ClosedForm, Terms
+from pipelab.core.closed_form import Assumption, ClosedForm, Terms, at_most
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
@@ -88,7 +88,7 @@ def _work(t: Terms) -> float:
 
 _H1_CONDITIONS = (
     Assumption("m >= p", lambda t: t.m >= t.p),
-    Assumption("c <= W/2", lambda t: 2 * t.c <= t.W),
+    Assumption("c <= W/2", lambda t: at_most(2 * t.c, t.W)),
 )
 
 FAMILY = (
@@ -136,7 +136,7 @@ FAMILY = (
         builder=_zb_h2,
         form=ClosedForm.where(
             Assumption("m >= 2p-1", lambda t: t.m >= 2 * t.p - 1),
-            Assumption("c <= (F+I)/2", lambda t: 2 * t.c <= t.F + t.I),
+            Assumption("c <= (F+I)/2", lambda t: at_most(2 * t.c, t.F + t.I)),
             idle=_idle_h2,
             peak=lambda t, r: min(t.m, 2 * t.p - 1),
             work=_work,
