@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelab.core import trace_dict
+from pipelab.core import trace_dict, trace_fit
 from pipelab.core.actions import KINDS, IntArray
 from pipelab.core.costs import Costs, StageBytes
 from pipelab.core.feed import Feed
@@ -75,7 +75,9 @@ class Trace:
 
     Raises:
         PipelabError: columns of different lengths, fewer rows than cells, an end before its start, an unknown
-            clock.
+            clock; or what does not fit the schedule: other cells, numbers of stages, ranks or micro-batches that it
+            does not have, a rank that computes two things at once or in another order.
+        TypeError: `bytes`, `costs` or `feed` is something else.
     """
 
     schedule: Schedule
@@ -117,14 +119,15 @@ class Trace:
         one_of("clock", self.clock, CLOCKS)
         for name in ("lanes", "devices", "notes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.lanes[:1] != (COMPUTE,):
-            raise PipelabError(f"The first lane is {COMPUTE!r}, not {self.lanes[:1]}.")
-        if int(self.lane.max(initial=0)) >= len(self.lanes):
-            raise PipelabError(f"Column lane holds {self.lane.max()}, but there are {len(self.lanes)} lanes.")
+        if self.lanes[:1] != (COMPUTE,) or len(set(self.lanes)) < len(self.lanes):
+            raise PipelabError(f"lanes must be {COMPUTE!r} and then others, each once, not {self.lanes}.")
         if self.devices and len(self.devices) != self.schedule.num_ranks:
             raise PipelabError(f"{len(self.devices)} devices are named for {self.schedule.num_ranks} ranks.")
         if not self.label:
             object.__setattr__(self, "label", self.schedule.name)
+        trace_fit.check_fit(self)
+        trace_fit.check_columns(self, trace_dict.cell_columns(self.schedule))
+        trace_fit.check_times(self, np.flatnonzero(np.isin(self.lane, self._work_lanes)))
 
     @classmethod
     def from_times(
@@ -213,7 +216,11 @@ class Trace:
         """The rows that count as work: computing and updating."""
         if len(self.lanes) == 1:
             return slice(None)
-        return np.sort(np.append(self.rows_of(COMPUTE), self.rows_of(UPDATE)))
+        return np.flatnonzero(np.isin(self.lane, self._work_lanes))
+
+    @property
+    def _work_lanes(self) -> list[int]:
+        return [number for number, lane in enumerate(self.lanes) if lane in (COMPUTE, UPDATE)]
 
     def rows_of(self, lane: str) -> IntArray:
         """The rows of one lane; none where the trace has no such lane.

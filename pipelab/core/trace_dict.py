@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelab.core import strict_json
-from pipelab.core.actions import KINDS
 from pipelab.core.costs import Costs, StageBytes
 from pipelab.core.feed import Feed
 from pipelab.core.schedule import Schedule
+from pipelab.core.trace_fit import ranges
 from pipelab.errors import PipelabError
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def load(data: object, where: str) -> dict[str, Any]:
     others = strict_json.fields(found["others"], f"{where}.others", required=_COLUMNS)
     extra = {name: strict_json.integer_column(others[name], f"{where}.others.{name}") for name in others}
     texts = {n: strict_json.texts(found[n], f"{where}.{n}") for n in ("lanes", "devices", "notes")}
-    limits = {"rank": schedule.num_ranks, "lane": len(texts["lanes"]), "kind": len(KINDS)}
-    for name, column in extra.items():
-        if len(column) and not (column.min() >= 0 and column.max() < limits.get(name, 2**31)):
+    for name, (lowest, limit) in ranges(schedule, len(texts["lanes"])).items():
+        if len(extra[name]) and not (extra[name].min() >= lowest and extra[name].max() < limit):
             raise PipelabError(f"{where}.others.{name} holds a number out of range.")
     rows = {
         name: np.append(column, extra[name].astype(column.dtype))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelab.core.actions import KINDS
-from pipelab.core.costs import Costs, StageBytes
+from pipelab.core.costs import Costs, Links, StageBytes
 from pipelab.core.feed import Feed
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
@@ -67,10 +67,10 @@ def test_an_overlap_is_one_row_of_its_own_kind():
 
 
 def test_columns_are_read_only_and_do_not_follow_what_was_given():
-    start = np.array([0.0, 5, 2, 3])
+    start = np.array([0.0, 12, 2, 13])
     trace = measured(start=start)
     start[1] = 99
-    assert trace.start[1] == 5
+    assert trace.start[1] == 12
     for name in ("rank", "lane", "kind", "stage", "microbatch", "start", "end", "durations"):
         with pytest.raises(ValueError, match="read-only"):
             getattr(trace, name)[0] = 0
@@ -118,10 +118,108 @@ def test_a_trace_has_a_row_for_every_cell():
     }
     with pytest.raises(PipelabError, match="A trace of one has 4 rows, not 3"):
         replace(one, **few)
-    with pytest.raises(PipelabError, match="The first lane is 'compute'"):
+    with pytest.raises(
+        PipelabError, match=r"lanes must be 'compute' and then others, each once, not \('copy',\)"
+    ):
         replace(one, lanes=("copy",))
-    with pytest.raises(PipelabError, match="Column lane holds 1, but there are 1 lanes"):
+    with pytest.raises(PipelabError, match="lanes must be 'compute' and then others, each once"):
+        measured(lanes=("compute", "copy", "compute"))
+    with pytest.raises(
+        PipelabError, match=r"lane\[4\] is 1; after the 4 cells of one it must be from 1 to 0"
+    ):
         measured(others=others())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"bytes": StageBytes((1,) * 3, (1,) * 3, (1,) * 3)},
+            "bytes are for 3 stages, but one has 2 model stages",
+        ),
+        ({"costs": Costs.uniform(3)}, "costs are for 3 stages, but one has 2 model stages"),
+        (
+            {"costs": replace(Costs.uniform(2), links=Links(((0,) * 3,) * 3))},
+            "costs.links are for 3 ranks, but one has 2",
+        ),
+        ({"feed": Feed(load=(1, 2))}, "feed: load has 2 numbers, but the schedule has 1 micro-batches"),
+        (
+            {"end": [5, 17, 13, 14.5], "start": [1, 4, 12, 13.5]},
+            r"start\[1\] is 3.0, before end\[0\], 4.0: rank 0 computes",
+        ),
+        (
+            {"end": [17, 11.5, 13, 14.5], "start": [15, 10, 12, 13.5]},
+            r"start\[1\] is 0.0, before end\[0\], 7.0: rank 0",
+        ),
+        ({"end": [11.5, 17, 13, 1e308]}, r"end\[3\] is 1e\+308; the latest end that is taken is 1e\+200 s"),
+    ],
+)
+def test_what_does_not_fit_the_schedule_is_refused_by_field(changes, message):
+    with pytest.raises(PipelabError, match=message):
+        measured(**changes)
+
+
+def test_neighbours_may_overlap_by_what_a_clock_does_not_see():
+    overlapping = {"start": [10, 15, 12, 13], "end": [11.5, 17, 13 + 5e-7, 14.5]}
+    assert measured(**overlapping).clock == "wall"
+    with pytest.raises(PipelabError, match=r"start\[3\] is 3.0, before end\[2\]"):
+        measured(clock="simulated", **overlapping)
+    assert measured(clock="simulated", start=[10, 15, 12, 13], end=[11.5, 17, 13 + 1e-9, 14.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rank", 2, r"rank\[4\] is 2; after the 4 cells of one it must be from 0 to 1"),
+        ("lane", 0, r"lane\[4\] is 0; after the 4 cells of one it must be from 1 to 1"),
+        ("kind", 9, r"kind\[4\] is 9"),
+        ("stage", 2, r"stage\[4\] is 2"),
+        ("stage", -1, r"stage\[4\] is -1"),
+        ("microbatch", 1, r"microbatch\[4\] is 1; after the 4 cells of one it must be from 0 to 0"),
+    ],
+)
+def test_further_rows_stay_within_the_numbers_of_the_schedule(name, value, message):
+    with pytest.raises(PipelabError, match=message):
+        measured(lanes=("compute", "copy"), others=others(**{name: value}))
+    data = with_copies().to_dict()
+    data["others"][name] = [value]
+    with pytest.raises(PipelabError, match=rf"trace.others.{name}.*(out of range|negative)|{message}"):
+        Trace.from_dict(data)
+
+
+def test_an_update_is_not_beside_what_its_rank_computes():
+    """Else the rank would be busy for longer than the step."""
+    assert measured(lanes=("compute", "update"), others=others(start=17, end=20)).makespan == 10
+    for start, end in ((16, 20), (14, 16), (10, 11)):
+        with pytest.raises(PipelabError, match="rank 0 computes one thing at a time"):
+            measured(lanes=("compute", "update"), others=others(start=start, end=end))
+
+
+@pytest.mark.parametrize("name", ["rank", "lane", "kind", "stage", "microbatch"])
+def test_the_first_rows_are_the_cells(name):
+    one = with_copies()
+    column = np.array(getattr(one, name))
+    column[2] = 1 - column[2]
+    with pytest.raises(PipelabError, match=rf"{name}\[2\] is .*, but row 2 is 1F0 of one, whose {name} is"):
+        replace(one, **{name: column})
+
+
+@pytest.mark.parametrize("shift", [-1.0, 2.0])
+def test_the_first_start_is_0(shift):
+    one = measured()
+    with pytest.raises(PipelabError, match="start: the first start is 0, not "):
+        replace(one, start=one.start + shift, end=one.end + shift)
+    data = one.to_dict()
+    for name in ("start", "end"):
+        data[name] = [x + shift for x in data[name]]
+    with pytest.raises(PipelabError, match="start: the first start is 0"):
+        Trace.from_dict(data)
+
+
+def test_values_of_other_types_are_type_errors():
+    for name in ("bytes", "costs", "feed"):
+        with pytest.raises(TypeError, match=rf"{name} must be .* or None, not int"):
+            measured(**{name: 3})
 
 
 def test_equality_is_by_value():
