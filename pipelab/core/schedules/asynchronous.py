@@ -75,7 +75,8 @@ FAMILY = (
         family="asynchronous",
         paper="PipeDream, SOSP 2019, doi 10.1145/3341301.3359646",
         constraint="",
-        formulas="no bubble in steady state, (p-1)(F+B) once; peak p-r; p-r versions of the weights, staleness p-1-r",
+        formulas="idle (p-1)(F+B) once; in steady state no bubble, peak p-r, p-r versions of the weights, "
+        "staleness p-1-r",
         description="1F1B without a flush: every micro-batch is a mini-batch and updates the weights at once.",
         builder=_pipedream,
         is_step=False,
@@ -90,7 +91,7 @@ FAMILY = (
         family="asynchronous",
         paper="PipeDream-2BW, arXiv 2006.09503",
         constraint="m >= p",
-        formulas="no bubble in steady state, (p-1)(F+B) once; peak p-r; 2 versions of the weights, staleness 1",
+        formulas="idle (p-1)(F+B) once; in steady state no bubble, peak p-r, 2 versions of the weights, staleness 1",
         description="1F1B without a flush: num_minibatches mini-batches of m micro-batches on two weight versions.",
         builder=_two_buffered,
         keywords=("num_minibatches",),

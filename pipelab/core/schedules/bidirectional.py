@@ -164,7 +164,8 @@ FAMILY = (
         family="bidirectional",
         paper="DualPipe, DeepSeek-V3, arXiv 2412.19437",
         constraint="p even",
-        formulas="idle (p/2-1)(F&B + B - 3W) on the worst rank; peak p+1; two copies of the weights",
+        formulas="at even m >= 2p, F = I, W <= F and B <= F&B <= F+B: idle (p/2-1)(F&B + B - 3W) on the worst rank; "
+        "peak p+1; two copies of the weights",
         description="Both directions at once, forward and backward overlapped, W put off where it fills gaps.",
         builder=_dualpipe,
         form=_DUALPIPE,
@@ -174,9 +175,10 @@ FAMILY = (
         family="bidirectional",
         paper="Chimera, arXiv 2107.06925",
         constraint="p even",
-        formulas="idle (p-2)(max(F,B) + (m/p-1)|B-F|), p-2 slots at F = B; peak p/2+1 at the ends to p in the middle; "
-        "two copies of the weights",
-        description="Two pipelines in opposite directions that fill each other's gaps: half the bubble.",
+        formulas="at m mod p = 0: idle (p-2)(max(F,B) + (m/p-1)|B-F|), p-2 slots at F = B; peak p/2+1 at the ends to p "
+        "in the middle; two copies of the weights",
+        description="Two pipelines in opposite directions that fill each other's gaps: less than half of 1F1B's bubble "
+        "at F = B; where they differ it grows with m.",
         builder=_chimera,
         form=_CHIMERA,
     ),

@@ -15,8 +15,8 @@ chunks, and half of the chunks are micro-batches: p/3, p/2 and p.
 
 Then the block is squeezed (only the order stays, idle time falls out) and reordered: in the warm-up forwards come as
 early as the block's memory allows, in the cool-down W waits for the others. Whichever is shorter at unit costs is
-taken; reordering is an event loop in plain Python. The order knows no other costs, and V-Min has no slack: where F, I
-and W differ it collapses, its bubble grows with m.
+taken; reordering is an event loop in plain Python. The order knows no other costs. V-Min has no slack: where F or I is
+longer than W by a little, it waits in every step, so its bubble grows with m; V-Half's does where one is twice as long.
 """
 
 from __future__ import annotations
@@ -149,22 +149,24 @@ FAMILY = (
         "v-min",
         (1, 1, 1, 1),
         "((p+4)//3)",
-        "about 2/3 of 1F1B's",
-        "A third of 1F1B's memory, the least that a V can do; collapses when F, I, W differ.",
+        "about 2/3 of 1F1B's at many ranks, less at few",
+        "About a third of 1F1B's memory at many ranks; where F, I, W differ even a little, its bubble can grow with m.",
     ),
     _info(
         "v-half",
         (1, 2, 1, 2),
         "((p+2)//2)",
-        "about 1/2 of 1F1B's",
-        "Half of 1F1B's memory and half of its bubble, with some slack in every step.",
+        "about 1/2 of 1F1B's at many ranks",
+        "About half of 1F1B's memory and bubble at many ranks; where F or I is twice the others, its bubble "
+        "grows with m.",
     ),
     _info(
         "v-zb",
         (2, 4, 2, 4),
         "p",
         "(p-1)F, the first fill (published as none, in span)",
-        "1F1B's memory and no bubble beyond the first fill, on a V, also where F, I, W differ a little.",
+        "The memory of 1F1B's first rank and, at F = I = W, no bubble beyond the first fill; else "
+        "often longer than ZB-V.",
         ClosedForm.where(
             EQUAL_SECONDS,
             Assumption("m >= 2p", lambda t: t.m >= 2 * t.p),

@@ -17,7 +17,8 @@ _WIDTH = 110
 
 _LEGEND = (
     "p ranks, m micro-batches, v stages per rank, r rank; F, I, W, B: seconds of one stage, F&B of a forward and "
-    "a backward that overlap; c: latency of one hop. theory.closed_form(name) gives the formulas as functions."
+    "a backward that overlap; c: latency of one hop, 0 where a formula has none. theory.closed_form(name) gives the "
+    "formulas as functions and says when they hold."
 )
 
 

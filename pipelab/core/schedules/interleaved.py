@@ -123,7 +123,8 @@ FAMILY = (
         family="looped",
         paper="Megatron-LM, arXiv 2104.04473, section 2.2",
         constraint="m mod p = 0 in the paper; here any m",
-        formulas="at m mod p = 0: idle (p-1)(F+B of a rank)/v + 2(pv-1)c; peak min(m v, (v-1)p + 2(p-1-r) + 1) chunks",
+        formulas="at m mod p = 0: idle (p-1)(F+B of a rank)/v; peak min(m v, (v-1)p + 2(p-1-r) + 1) chunks; latency "
+        "costs 2(pv-1)c up to c = min(F, B), where p > 1",
         description="1F1B over v chunks a rank: a bubble v times smaller for v times the messages.",
         builder=_interleaved,
         stages_per_rank=(1, None),
@@ -140,8 +141,9 @@ FAMILY = (
         family="looped",
         paper="Breadth-First Pipeline Parallelism, arXiv 2211.05953",
         constraint="",
-        formulas="at m >= p: idle (p-1)(F+B of a rank)/v + 2(p-1)c; peak m v chunks",
-        description="GPipe over v chunks a rank: interleaving's bubble with latency hidden, for all the memory.",
+        formulas="at m >= p: idle (p-1)(F+B of a rank)/v; peak m v chunks; latency costs 2(p-1)c where m > p, up to "
+        "c = (m/p-1) min(F, B)",
+        description="GPipe over v chunks a rank: interleaving's bubble, latency hidden where m > p, all the memory.",
         builder=_breadth_first,
         stages_per_rank=(1, None),
         form=ClosedForm.where(

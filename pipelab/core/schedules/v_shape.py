@@ -115,7 +115,8 @@ FAMILY = (
         paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241, section 6",
         constraint="",
         formulas="at F = I = W and m >= 2p-1: no bubble in span, idle (p-1)F in the step; peak 2p chunks on every rank",
-        description="No bubble in span at 1F1B's memory, on a V of two stages a rank; fragile when F, I, W differ.",
+        description="At F = I = W no bubble in span, at the memory of 1F1B's first rank, on a V of two stages a rank; "
+        "where they differ, give it costs= to search on from there.",
         builder=_zb_v,
         keywords=("costs", "max_in_flight", "max_bytes"),
         stages_per_rank=(2, 2),
@@ -133,7 +134,8 @@ FAMILY = (
         family="V-shaped",
         paper="DualPipe, arXiv 2412.19437, folded as in its repository",
         constraint="",
-        formulas="at m >= 2p and F = I: idle of the worst rank (p-1)(F&B + B - 3W); peak 2p+1 chunks on every rank",
+        formulas="at m >= 2p, F = I, W <= I and F&B >= max(F, B): idle of the worst rank (p-1)(F&B + B - 3W); peak "
+        "2p+1 chunks on every rank",
         description="DualPipe folded into a V, with one copy of the weights: forwards and backwards overlap.",
         builder=_dualpipev,
         stages_per_rank=(2, 2),

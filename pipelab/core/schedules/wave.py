@@ -91,8 +91,8 @@ FAMILY = (
         paper="Hanayo, arXiv 2308.15762",
         constraint="v even",
         formulas="at m >= p: idle 2(p-1) max(F, B) of a chunk per rank; peak p v chunks where m mod p = 0; a small "
-        "latency costs 2(v+1)(p-1)c whatever m",
-        description="1F1B over v/2 waves through the ranks: 1F1B's memory, and a bubble that shrinks with v.",
+        "latency costs 2(v+1)(p-1)c at m = 2p, 3p, ...",
+        description="1F1B over v/2 waves through the ranks: a bubble that shrinks with v, 1F1B's highest memory.",
         builder=_hanayo,
         stages_per_rank=(2, None),
         form=_HANAYO,

@@ -1,9 +1,9 @@
 """Zero-bubble schedules on linear and looped placements: the backward is cut in I and W, and W fills the gaps.
 
-Only I is waited for by other ranks; W can wait. ZB-H1 keeps 1F1B's memory and holds r of the W back on rank r;
-ZB-H2 spends twice the memory, and at equal F, I, W no rank idles between its first and last action. In both, a
-rank that starts k (p-1-r) forwards ahead of its first I holds k r of its W back, k = 1 or 2: together the same on
-every rank.
+Only I is waited for by other ranks; W can wait. ZB-H1 holds p micro-batches on every rank, as 1F1B does on the first,
+and holds r of the W back on rank r; ZB-H2 holds 2p-1, and at equal F, I, W no rank idles between its first and last
+action. In both, a rank that starts k (p-1-r) forwards ahead of its first I holds k r of its W back, k = 1 or 2:
+together the same on every rank.
 
     p = 3, ZB-H1     rank 0 | F F F . . I W F I W F I W ...
                      rank 1 | . F F . I F I W F I W F I ...
@@ -115,8 +115,9 @@ FAMILY = (
         paper="Zero Bubble Pipeline Parallelism, arXiv 2401.10241",
         constraint="",
         formulas="at m >= p: idle (p-1) max(F, I, F+I-W), published as (p-1)(F+I-W); peak p on every rank; "
-        "latency costs 4(p-1)c at equal F, I, W",
-        description="1F1B with the backward in two: a third of its bubble, at its memory.",
+        "latency costs 4(p-1)c at F = I = W and m > p, up to c = W/2",
+        description="1F1B with the backward in two: a third of its bubble at F = I = W and m >= p, and on every rank "
+        "the p micro-batches that 1F1B holds on the first.",
         builder=_zb_h1,
         form=ClosedForm.where(
             *_H1_CONDITIONS,
@@ -132,7 +133,8 @@ FAMILY = (
         constraint="",
         formulas="at m >= 2p-1: idle (p-1) max(F, I-F, F+I-2W), in span published as (p-1)(F+I-2W); "
         "peak 2p-1 on every rank",
-        description="At equal F, I, W no rank idles between its first and last action; twice ZB-H1's memory.",
+        description="At F = I = W and m >= 2p-1 no rank idles between its first and last action; nearly twice ZB-H1's "
+        "memory.",
         builder=_zb_h2,
         form=ClosedForm.where(
             Assumption("m >= 2p-1", lambda t: t.m >= 2 * t.p - 1),

@@ -96,6 +96,24 @@ def test_chimera_idles_as_its_closed_form_says_at_any_cost(p, m, F, B):
     assert form.holds(p, m, F=F, B=B) == ""
 
 
+@pytest.mark.parametrize("p", [4, 6, 8, 16])
+def test_chimera_has_less_than_half_of_1f1bs_bubble_at_F_B_and_more_than_all_of_it_at_B_2F_and_many_micro_batches(
+    p,
+):
+    for units in (1, 4, 16):
+        chimera, one = (
+            [
+                simulate(schedule(name, num_ranks=p, num_microbatches=units * p), costs)
+                .report()
+                .bubble_time[0]
+                for costs in (Costs.uniform(p, 1, 0.5, 0.5), Costs.uniform(p, 1, 1, 1))
+            ]
+            for name in ("chimera", "1f1b")
+        )
+        assert chimera[0] < one[0] / 2
+        assert (chimera[1] > one[1]) == (units > 3)
+
+
 @pytest.mark.parametrize(("p", "units"), list(product((4, 6, 8, 16), (1, 2, 3))))
 def test_chimeras_published_bubble_at_B_2F_holds_for_one_unit_only(p, units):
     """(D-2)/(3N/2 + D-2); each further unit adds (p-2)(B-F) of idle time, which the formula forgets."""

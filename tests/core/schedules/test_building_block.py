@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import product
 
 import pytest
@@ -65,13 +66,39 @@ def test_the_bubble_does_not_grow_with_m_at_unit_costs(name):
     assert len({idle(make(name, 6, m)) for m in (12, 24, 48, 96)}) == 1
 
 
-def test_v_min_collapses_at_unequal_costs_and_the_others_do_not():
+def test_v_min_collapses_at_slightly_unequal_costs_and_the_others_do_not():
     """V-Min waits somewhere in every step: its bubble grows with m where F, I and W differ."""
     at_unit_costs = {name: idle(make(name, 8, 64)) for name in PEAKS}
     short, long = ({name: idle(make(name, 8, m), 1.0, 1.2, 0.8) for name in PEAKS} for m in (32, 64))
     assert long["v-min"] > 1.5 * short["v-min"] > 3 * at_unit_costs["v-min"]
     for name in ("v-half", "v-zb"):
         assert long[name] == pytest.approx(short[name]) and long[name] < 1.5 * at_unit_costs[name]
+
+
+@pytest.mark.parametrize("seconds", [(1, 2, 1), (2, 1, 1)])
+def test_v_half_collapses_too_where_F_or_I_is_twice_the_others(seconds):
+    short, long = ({name: idle(make(name, 4, m), *seconds) for name in PEAKS} for m in (8, 32))
+    one_f_one_b = 2 * 3 * sum(seconds)
+    assert short["v-half"] < one_f_one_b < 1.5 * one_f_one_b < long["v-half"]
+    assert short["v-zb"] == long["v-zb"] < one_f_one_b / 2
+
+
+@pytest.mark.parametrize(("p", "m"), [(3, 9), (4, 8), (4, 32), (8, 32)])
+def test_zb_v_is_never_longer_than_v_zb_and_often_shorter_where_F_I_and_W_differ(p, m):
+    rng, shorter = random.Random(p * m), 0
+    published, block = make("zb-v", p, m), make("v-zb", p, m)
+    for _ in range(40):
+        costs = Costs.uniform(2 * p, *(rng.uniform(0.5, 2) for _ in "FIW"))
+        one, other = (simulate(schedule, costs).makespan for schedule in (published, block))
+        assert one <= other + 1e-9
+        shorter += one < other - 1e-9
+    assert shorter >= 15
+
+
+def test_the_share_of_1f1bs_memory_is_the_papers_at_many_ranks_only():
+    shares = {name: [PEAKS[name](p) / p for p in (2, 4, 16, 64)] for name in ("v-min", "v-half")}
+    assert shares["v-min"] == [1, 0.5, 0.375, pytest.approx(1 / 3, abs=0.02)]
+    assert shares["v-half"] == [1, 0.75, 0.5625, pytest.approx(1 / 2, abs=0.02)]
 
 
 def test_more_memory_is_a_smaller_bubble():

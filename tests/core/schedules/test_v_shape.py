@@ -50,7 +50,7 @@ def test_zb_v_has_no_bubble_in_span_but_one_in_the_makespan(report):
 
 
 @pytest.mark.parametrize(("F", "I", "W"), [(2, 3, 1), (1, 3, 1), (4, 1, 1), (1, 2, 1)])
-def test_zb_v_is_fragile_when_F_I_and_W_differ(report, F, I, W):  # noqa: E741
+def test_zb_v_has_a_bubble_in_span_where_F_I_and_W_differ(report, F, I, W):  # noqa: E741
     found = report("zb-v", 4, 8, forward=F, input_grad=I, weight_grad=W)
     assert found.span_bubble > 0
     assert found.bubble_time[0] > closed_form("zb-v").bubble_time(4, 8, F=F, I=I, W=W) == 3 * F

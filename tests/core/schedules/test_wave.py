@@ -104,11 +104,18 @@ def test_with_slow_links_it_can_beat_interleaved_since_it_turns_without_sending(
     assert run(other, 1, 1, latency).makespan == looped
 
 
-@pytest.mark.parametrize(("p", "k", "v"), list(product((2, 3, 4, 8), (2, 3, 6), (2, 4, 6))))
-def test_a_small_latency_costs_the_same_whatever_the_number_of_micro_batches(p, k, v):
-    """v+1 ways through the ranks there and back, where 1F1B pays for every micro-batch."""
+@pytest.mark.parametrize(("p", "k", "v"), list(product((2, 3, 4, 8), (1, 2, 3, 6), (2, 4, 6))))
+@pytest.mark.parametrize("B", [1, 2])
+def test_a_small_latency_costs_the_same_from_two_groups_of_micro_batches_on(p, k, v, B):
+    """v+1 ways through the ranks there and back, where 1F1B pays for every micro-batch; one group is two hops less."""
     one, c = make(p, k * p, v), 2**-8
-    assert run(one, latency=c).makespan - run(one).makespan == 2 * (v + 1) * (p - 1) * c
+    hops = 2 * (v + 1) * (p - 1) - 2 * (k == 1)
+    assert run(one, 1, B, c).makespan - run(one, 1, B).makespan == hops * c
+
+
+def test_at_other_numbers_of_micro_batches_a_small_latency_can_cost_more():
+    one, c = make(4, 7, 4), 2**-8
+    assert run(one, latency=c).makespan - run(one).makespan > 2 * 5 * 3 * c
 
 
 @pytest.mark.parametrize(("v", "options"), [(3, (2, 4)), (5, (4, 6))])

@@ -74,11 +74,22 @@ def test_with_fewer_micro_batches_than_ranks_zb_h1_idles_more_than_its_formula(r
         assert report("zb-h1", p, m).bubble_time[0] > form.bubble_time(p, m)
 
 
-def test_latency_costs_zb_h1_four_hops_a_rank(report):
+def test_latency_costs_zb_h1_four_hops_a_rank_from_p_plus_1_micro_batches_on(report):
     for p in (2, 3, 4, 8):
-        for m in (2 * p, 3 * p, 4 * p + 1):
-            free, slow = (report("zb-h1", p, m, latency=c).makespan for c in (0, 2**-6))
-            assert slow - free == 4 * (p - 1) * 2**-6
+        for m in (p, p + 1, 2 * p, 3 * p, 4 * p + 1):
+            for c in (2**-6, 0.5):
+                free, slow = (report("zb-h1", p, m, latency=latency).makespan for latency in (0, c))
+                assert slow - free == (4 * (p - 1) - 2 * (m == p)) * c
+
+
+def test_zb_h1_has_a_third_of_1f1bs_bubble_where_F_I_and_W_are_equal_only(report):
+    for p in (2, 4, 8):
+        for m in (p, 3 * p):
+            zero, one = (report(name, p, m).bubble_time[0] for name in ("zb-h1", "1f1b"))
+            assert 3 * zero == one
+            longer = seconds(1, 2, 1)
+            zero, one = (report(name, p, m, **longer).bubble_time[0] for name in ("zb-h1", "1f1b"))
+            assert 3 * zero > one
 
 
 def test_zb_h2_has_no_bubble_in_span_but_one_in_the_makespan(report):
