@@ -132,14 +132,16 @@ def compare(traces: Iterable[Trace] | Mapping[str, Trace]) -> Comparison:
         PipelabError: no trace at all.
         TypeError: something that is no `Trace`.
     """
-    if isinstance(traces, Trace):
+    if isinstance(traces, Trace) or not isinstance(traces, Iterable):
         traces = (traces,)
-    named = [t.with_label(n) for n, t in traces.items()] if isinstance(traces, Mapping) else list(traces)
-    for trace in named:
+    named = traces if isinstance(traces, Mapping) else dict(enumerate(traces))
+    for trace in named.values():
         if not isinstance(trace, Trace):
             raise TypeError(
                 f"compare() takes traces, not {type(trace).__name__}. Call simulate(schedule, costs) first."
             )
     if not named:
         raise PipelabError("compare() needs at least one trace.")
-    return Comparison(tuple(trace.report() for trace in named))
+    if isinstance(traces, Mapping):
+        return Comparison(tuple(trace.with_label(name).report() for name, trace in traces.items()))
+    return Comparison(tuple(trace.report() for trace in named.values()))

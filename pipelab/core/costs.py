@@ -8,21 +8,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipelab.core import strict_json
 from pipelab.core.actions import Kind, as_index
+from pipelab.core.links import MOST, Links
+from pipelab.core.placement import MAX_STAGES
 from pipelab.errors import PipelabError
 
 __all__ = ["Costs", "Links", "StageBytes"]
 
-Matrix = tuple[tuple[float, ...], ...]
-
 
 _PER_STAGE = ("forward", "input_grad", "weight_grad", "backward", "update", "overlap")
-_SWITCHES = ("serial", "blocking")
 
 
 def _amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]:
@@ -32,11 +30,14 @@ def _amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]
         found = tuple(map(float, found)) if unit == "seconds" else found
     except (TypeError, OverflowError, ValueError):
         raise PipelabError(
-            f"{name} must be numbers of {unit}, one a stage, not {str(values)[:60]!r}."
+            f"{name} must be numbers of {unit}, one a stage, at most {MOST:g}, not {str(values)[:60]!r}."
         ) from None
     if not math.isfinite(total) or (found and min(found) < 0):
         wrong = next((n for n, x in enumerate(found) if not (math.isfinite(x) and x >= 0)), 0)
         raise PipelabError(f"{name}[{wrong}] is {found[wrong]!r}; it must be finite and not negative.")
+    if found and max(found) > MOST:
+        wrong = found.index(max(found))
+        raise PipelabError(f"{name}[{wrong}] is {found[wrong]:.6g}; the limit is {MOST:g} {unit}.")
     return found
 
 
@@ -45,57 +46,6 @@ def _same_length(value: object, names: Sequence[str]) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise PipelabError(f"All must be for the same number of stages: {found}.")
-
-
-def _per_link(name: str, value: Any) -> float | Matrix:
-    """Check one number for all links, or a square table whose diagonal (a rank to itself) is free."""
-    if isinstance(value, Real):
-        return _link_number(name, value)
-    try:
-        rows = tuple(tuple(row) for row in value)
-    except TypeError:
-        raise PipelabError(f"{name} must be a number or a p x p table, not {value!r}.") from None
-    if not rows or any(len(row) != len(rows) for row in rows):
-        raise PipelabError(f"{name} must be a square table, one row and one column a rank.")
-    numbers = [
-        [_link_number(f"{name}[{r}][{c}]", x, r == c) for c, x in enumerate(row)]
-        for r, row in enumerate(rows)
-    ]
-    return tuple(map(tuple, numbers))
-
-
-def _link_number(name: str, value: Any, is_free: bool = False) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise PipelabError(f"{name} is {value!r}; it must be a number.")
-    number = float(value)
-    if name.startswith("latency"):
-        if is_free:
-            return 0.0
-        if not 0 <= number < math.inf:
-            raise PipelabError(f"{name} is {value!r}; it must be finite and not negative, in seconds.")
-    elif is_free:
-        return math.inf
-    elif not number > 0:
-        raise PipelabError(f"{name} is {value!r}; it must be positive, in bytes per second.")
-    return number
-
-
-def _plain(value: float | Matrix) -> Any:
-    if isinstance(value, tuple):
-        return [[None if math.isinf(x) else x for x in row] for row in value]
-    return None if math.isinf(value) else value
-
-
-def _read_links(value: object, where: str) -> Any:
-    def one(item: object, place: str) -> float:
-        return math.inf if item is None else strict_json.number(item, place)
-
-    if not isinstance(value, list):
-        return one(value, where)
-    return [
-        [one(x, f"{where}[{r}][{c}]") for c, x in enumerate(strict_json.items(row, f"{where}[{r}]"))]
-        for r, row in enumerate(value)
-    ]
 
 
 @dataclass(frozen=True)
@@ -118,11 +68,12 @@ class StageBytes:
     optimizer: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if values is not None or field.name != "optimizer":
-                object.__setattr__(self, field.name, _amounts(field.name, values, "bytes"))
-        _same_length(self, [field.name for field in fields(self)])
+        names = [one.name for one in fields(self)]
+        for name in names:
+            values = getattr(self, name)
+            if values is not None or name != "optimizer":
+                object.__setattr__(self, name, _amounts(name, values, "bytes"))
+        _same_length(self, names)
 
     @property
     def num_stages(self) -> int:
@@ -131,95 +82,15 @@ class StageBytes:
 
     def to_dict(self) -> dict[str, Any]:
         """The bytes as plain lists; what is None is left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: list(amounts) for name, amounts in values.items() if amounts is not None}
 
     @classmethod
     def from_dict(cls, data: object, where: str = "bytes") -> StageBytes:
         """Read what `to_dict` wrote."""
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         found = strict_json.fields(data, where, required=names[:3], optional=names[3:])
         return cls(**{name: strict_json.numbers(found[name], f"{where}.{name}") for name in found})
-
-
-@dataclass(frozen=True, repr=False)
-class Links:
-    """How long a transfer between two ranks takes: latency + bytes / bandwidth. On one rank it takes nothing.
-
-    Transfers run beside everything else, unless told otherwise. Each edge of the stage graph carries transfers of
-    its own, also where two of them lead from one rank to one other.
-
-    Attributes:
-        latency: seconds; one number, or a p x p table from rank to rank.
-        bandwidth: bytes per second; one number, or a p x p table. Infinite by default.
-        serial: a link (from one rank to one other) carries one transfer at a time, in the order in which the
-            sender made what travels; the two directions are two links.
-        blocking: a send occupies its sender: the rank goes on when all that its last action gave has arrived.
-            Then its links are serial too.
-
-    Example:
-        >>> Links(latency=1e-5, bandwidth=1e9).seconds(0, 1, 2e6)
-        0.00201
-
-    Raises:
-        PipelabError: a negative latency, a bandwidth that is not positive, or a table that is not square.
-        TypeError: `serial` or `blocking` is neither True nor False.
-    """
-
-    latency: float | Matrix = 0.0
-    bandwidth: float | Matrix = math.inf
-    serial: bool = False
-    blocking: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "latency", _per_link("latency", self.latency))
-        object.__setattr__(self, "bandwidth", _per_link("bandwidth", self.bandwidth))
-        sizes = {len(x) for x in (self.latency, self.bandwidth) if isinstance(x, tuple)}
-        if len(sizes) > 1:
-            raise PipelabError(f"latency and bandwidth are for different numbers of ranks: {sorted(sizes)}.")
-        for name in _SWITCHES:
-            value = getattr(self, name)
-            if value is not True and value is not False:
-                raise TypeError(f"{name} must be True or False, not {value!r}.")
-
-    def __repr__(self) -> str:
-        parts = [] if self.latency == 0 else [f"latency={self.latency!r}"]
-        parts += [] if self.bandwidth == math.inf else [f"bandwidth={self.bandwidth!r}"]
-        parts += [f"{name}=True" for name in _SWITCHES if getattr(self, name)]
-        return f"Links({', '.join(parts)})".replace("inf", "float('inf')")
-
-    @property
-    def num_ranks(self) -> int | None:
-        """For how many ranks there are tables; None when one number holds for all."""
-        return next((len(x) for x in (self.latency, self.bandwidth) if isinstance(x, tuple)), None)
-
-    def seconds(self, source: int, target: int, num_bytes: float) -> float:
-        """How long `num_bytes` take from one rank to another."""
-        if source == target:
-            return 0.0
-        latency = self.latency[source][target] if isinstance(self.latency, tuple) else self.latency
-        bandwidth = self.bandwidth[source][target] if isinstance(self.bandwidth, tuple) else self.bandwidth
-        return latency + num_bytes / bandwidth
-
-    def to_dict(self) -> dict[str, Any]:
-        """The links as plain values; an infinite bandwidth is None, since JSON has no infinity.
-
-        `serial` and `blocking` are left out where they are False.
-        """
-        switches = {name: True for name in _SWITCHES if getattr(self, name)}
-        return {"latency": _plain(self.latency), "bandwidth": _plain(self.bandwidth), **switches}
-
-    @classmethod
-    def from_dict(cls, data: object, where: str = "links") -> Links:
-        """Read what `to_dict` wrote."""
-        found = strict_json.fields(data, where, optional=("latency", "bandwidth", *_SWITCHES))
-        latency = _read_links(found.get("latency", 0.0), f"{where}.latency")
-        bandwidth = _read_links(found.get("bandwidth"), f"{where}.bandwidth")
-        switches = {name: found.get(name, False) for name in _SWITCHES}
-        for name, value in switches.items():
-            if type(value) is not bool:
-                raise PipelabError(f"{where}.{name} must be true or false, not {str(value)[:40]!r}.")
-        return cls(latency, bandwidth, **switches)
 
 
 @dataclass(frozen=True)
@@ -236,7 +107,8 @@ class Costs:
             schedule has takes 0.
         overlap: seconds of a cell that overlaps several actions, by the stage of its first member; None means
             the sum of its members.
-        bytes: bytes per stage, for transfers and memory; None when they are not known.
+        bytes: bytes per stage, for transfers and memory; None when they are not known. Links of a finite bandwidth
+            need them.
         links: the links between ranks.
         microbatch_size: samples per micro-batch at which all this holds; None when it is not known.
 
@@ -246,7 +118,8 @@ class Costs:
         (2.0, 4)
 
     Raises:
-        PipelabError: tuples of different lengths, a negative or infinite number, or no stage.
+        PipelabError: tuples of different lengths, a negative or infinite number, no stage, or a bandwidth without
+            bytes.
     """
 
     forward: tuple[float, ...]
@@ -256,7 +129,7 @@ class Costs:
     update: tuple[float, ...] | None = None
     overlap: tuple[float, ...] | None = None
     bytes: StageBytes | None = None
-    links: Links = Links()
+    links: Links = field(default_factory=Links)
     microbatch_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -278,6 +151,11 @@ class Costs:
                 )
         if not isinstance(self.links, Links):
             raise TypeError(f"links must be Links, not {type(self.links).__name__}.")
+        if self.bytes is None and self.links.has_bandwidth:
+            raise PipelabError(
+                "links have a bandwidth, but bytes is None: how long transfers take is not known. Give "
+                "bytes=StageBytes(...), or leave the bandwidth out."
+            )
         if self.microbatch_size is not None:
             object.__setattr__(self, "microbatch_size", as_index("microbatch_size", self.microbatch_size))
             if self.microbatch_size < 1:
@@ -302,8 +180,13 @@ class Costs:
             weight_grad: seconds of W; B takes I + W.
             latency: seconds of every transfer between ranks.
             update: seconds of the optimizer's step; None leaves it out.
+
+        Raises:
+            PipelabError: no stage, or more than 65,536.
         """
         count = as_index("num_stages", num_stages)
+        if count > MAX_STAGES:
+            raise PipelabError(f"num_stages is {count:,}; the limit is {MAX_STAGES:,} (2**16).")
         return cls(
             (forward,) * count,
             (input_grad,) * count,

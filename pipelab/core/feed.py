@@ -22,6 +22,7 @@ import numpy as np
 
 from pipelab.core import strict_json
 from pipelab.core.actions import CODES, IntArray, Kind, as_index
+from pipelab.core.links import MOST
 from pipelab.core.recurrence import FloatArray
 from pipelab.errors import PipelabError
 
@@ -139,6 +140,8 @@ def _amount(name: str, value: Any, unit: str) -> float:
     number = float(value)
     if not 0 <= number < math.inf:
         raise PipelabError(f"{name} is {value!r}; it must be finite and not negative, in {unit}.")
+    if number > MOST:
+        raise PipelabError(f"{name} is {value!r}; the limit is {MOST:g} {unit}.")
     return number
 
 

@@ -7,7 +7,6 @@ that block, updates that end the step and a feed are further lanes of the same r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -191,8 +190,7 @@ def _durations(schedule: Schedule, costs: Costs) -> list[float]:
 def _transfers(schedule: Schedule, costs: Costs) -> FloatArray | float:
     """Seconds of each hop; one number where all are the same."""
     links = costs.links
-    sizeless = costs.bytes is None or (isinstance(links.bandwidth, float) and math.isinf(links.bandwidth))
-    if sizeless and isinstance(links.latency, float):
+    if not links.has_bandwidth and isinstance(links.latency, float):
         return links.latency
     return np.array(_hop_seconds(schedule, costs))
 

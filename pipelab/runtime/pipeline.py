@@ -316,7 +316,7 @@ class Pipeline:
         resolved = self.devices
         names = (resolved.device,) * resolved.count if isinstance(resolved, VirtualDevices) else resolved
         if self.clock == "virtual":
-            start, end = placed(self.schedule, end - start, self.plan.links)
+            start, end = placed(self.schedule, end - start, self.plan.links, self._cut.stage_bytes())
         notes = list(device_choice.clock_notes(resolved))
         shortest = float(np.median(end - start)) if len(start) else 0.0
         if self.clock == "wall" and names[0] == "cpu" and shortest < 1e-3:

@@ -6,14 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelab.core.actions import KINDS
-from pipelab.core.costs import Costs, Links
+from pipelab.core.costs import Costs, Links, StageBytes
 from pipelab.core.schedule import Schedule
 from pipelab.core.simulation import simulate
 
 Times = NDArray[np.float64]
 
 
-def placed(schedule: Schedule, durations: Times, links: Links | None = None) -> tuple[Times, Times]:
+def placed(
+    schedule: Schedule, durations: Times, links: Links | None = None, bytes: StageBytes | None = None
+) -> tuple[Times, Times]:
     """Start and end of each cell on devices of its own, free of contention.
 
     An action's duration is the median over the micro-batches of its kind and stage, so one late wake-up of the
@@ -23,6 +25,7 @@ def placed(schedule: Schedule, durations: Times, links: Links | None = None) -> 
         schedule: what was run.
         durations: shape (cells,): seconds, each action timed alone, in table order.
         links: between the virtual devices; None is free.
+        bytes: that each stage sends; links of a finite bandwidth need them.
     """
     table = schedule.table
     stages = schedule.placement.num_stages
@@ -43,6 +46,7 @@ def placed(schedule: Schedule, durations: Times, links: Links | None = None) -> 
         input_grad=backward,
         weight_grad=(0.0,) * stages,
         backward=backward,
+        bytes=bytes,
         links=links or Links(),
     )
     trace = simulate(schedule, costs)

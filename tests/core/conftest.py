@@ -94,6 +94,9 @@ def make_random_costs(seed: int, schedule: Schedule) -> Costs:
 
     table = tuple(tuple(rng.choice([0.0, rng.random()]) for _ in range(p)) for _ in range(p))
     bandwidth = tuple(tuple(rng.choice([1e3, 2e3, float("inf")]) for _ in range(p)) for _ in range(p))
+    held = rng.choice([None, StageBytes(some(), some(), tuple(1e3 * x for x in some()))])
+    latency = rng.choice([0.0, 0.25, table])
+    slow = rng.choice([1e3, float("inf"), bandwidth])  # a bandwidth needs bytes
     return Costs(
         some(),
         some(),
@@ -101,8 +104,8 @@ def make_random_costs(seed: int, schedule: Schedule) -> Costs:
         backward=rng.choice([None, some()]),
         update=rng.choice([None, some()]),
         overlap=rng.choice([None, some()]),
-        bytes=rng.choice([None, StageBytes(some(), some(), tuple(1e3 * x for x in some()))]),
-        links=Links(rng.choice([0.0, 0.25, table]), rng.choice([1e3, float("inf"), bandwidth])),
+        bytes=held,
+        links=Links(latency, float("inf") if held is None else slow),
     )
 
 

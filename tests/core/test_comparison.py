@@ -118,3 +118,15 @@ def test_nothing_and_things_that_are_no_traces_are_refused():
 
 def test_one_trace_alone_is_compared_too():
     assert compare(run("gpipe")) == compare([run("gpipe")])
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, None, [run("gpipe"), 3], {"a": run("gpipe").schedule}, run("gpipe").schedule]
+)
+def test_what_is_no_trace_is_a_type_error_that_says_what_to_call(wrong):
+    with pytest.raises(
+        TypeError, match=r"compare\(\) takes traces, not (int|NoneType|Schedule)\. Call simulate"
+    ):
+        compare(wrong)
+    with pytest.raises(PipelabError, match="at least one"):
+        compare({})

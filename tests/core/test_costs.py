@@ -10,6 +10,9 @@ import pytest
 
 from pipelab.core.actions import Kind
 from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.feed import Feed
+from pipelab.core.schedules import schedule
+from pipelab.core.simulation import simulate
 from pipelab.errors import PipelabError
 
 FULL = Costs(
@@ -41,9 +44,7 @@ def test_uniform_costs():
     assert Costs.uniform(3, latency=0.5) == Costs((1,) * 3, (1,) * 3, (1,) * 3, links=Links(0.5))
 
 
-@pytest.mark.parametrize(
-    "costs", [FULL, Costs.uniform(2), Costs((0.1,), (0,), (1e-9,), links=Links(1e-5, 1e9))]
-)
+@pytest.mark.parametrize("costs", [FULL, Costs.uniform(2), Costs((0.1,), (0,), (1e-9,), links=Links(1e-5))])
 def test_costs_round_trip(costs):
     text = json.dumps(costs.to_dict(), allow_nan=False)
     assert Costs.from_dict(json.loads(text)) == costs
@@ -185,3 +186,49 @@ def test_switches_of_links_are_true_or_false(name):
 
 def test_uniform_costs_may_update():
     assert Costs.uniform(2, update=3).update == (3, 3) and Costs.uniform(2).update is None
+
+
+def test_a_bandwidth_without_bytes_is_refused_since_transfers_would_be_free():
+    one_way = Links(bandwidth=[[1, 5], [math.inf, 1]])
+    for links in (Links(bandwidth=1e9), Links(0.5, 1e9, serial=True), one_way):
+        with pytest.raises(
+            PipelabError, match=r"bytes is None.*Give bytes=StageBytes.*leave the bandwidth out"
+        ):
+            Costs((1, 1), (1, 1), (1, 1), links=links)
+        assert (
+            Costs((1, 1), (1, 1), (1, 1), links=links, bytes=StageBytes((0, 0), (0, 0), (1, 1))).links
+            == links
+        )
+    unlimited = Links(0.5, [[1, math.inf], [math.inf, 1]])  # what a rank sends to itself is free
+    assert Costs((1, 1), (1, 1), (1, 1), links=unlimited).bytes is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Costs.uniform(10**12), r"num_stages is 1,000,000,000,000; the limit is 65,536 \(2\*\*16\)"),
+        (lambda: Costs((1, 1e307), (1, 1), (1, 1)), r"forward\[1\] is 1e\+307; the limit is 1e\+100 seconds"),
+        (lambda: Costs((1e307,) * 40, (1,) * 40, (1,) * 40), r"forward.*at most 1e\+100"),
+        (lambda: StageBytes((1,), (1,), (10**120,)), r"outputs\[0\] is 1e\+120; the limit is 1e\+100 bytes"),
+        (lambda: Links(1e200), r"latency is 1e\+200; the limit is 1e\+100 seconds"),
+        (lambda: Links(bandwidth=1e-300), r"bandwidth is 1e-300; the least is 1e-50 bytes per second"),
+        (lambda: Feed(load=1e200), r"load is 1e\+200; the limit is 1e\+100 seconds"),
+    ],
+)
+def test_what_would_overflow_is_refused_by_field(make, message):
+    with pytest.raises(PipelabError, match=message):
+        make()
+
+
+def test_at_the_limit_every_number_of_a_step_is_finite():
+    most, p = 1e100, 4
+    one = schedule("1f1b", num_ranks=p, num_microbatches=8)
+    held = StageBytes((most,) * p, (most,) * p, (most,) * p)
+    links = Links(most, 1e-50, serial=True)
+    costs = Costs((most,) * p, (most,) * p, (most,) * p, update=(most,) * p, bytes=held, links=links)
+    trace = simulate(one, costs, feed=Feed(most, most))
+    report = trace.report()
+    for numbers in (report.busy, report.bubble_time, report.peak_bytes, report.bytes_sent, [report.period]):
+        assert np.isfinite(numbers).all()
+    assert math.isfinite(report.idle_by_cause.total) and math.isfinite(report.cost(1.0).per_1000_steps)
+    assert 0 < report.bubble_fraction <= 1 and len(trace.critical_path()) > 8

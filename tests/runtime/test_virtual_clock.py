@@ -40,3 +40,9 @@ def test_stages_of_one_rank_keep_costs_of_their_own():
     times = np.array([1.0 + a.stage if a.kind == "F" else 2.0 for a in flat])
     start, end = placed(schedule, times)
     assert np.allclose(end - start, times)
+
+
+def test_a_bandwidth_delays_by_what_the_stages_send():
+    schedule = pp.schedule("gpipe", num_ranks=4, num_microbatches=8)
+    times, held = durations(schedule, 1.0, 2.0), pp.StageBytes((0,) * 4, (0,) * 4, (50,) * 4)
+    assert placed(schedule, times, pp.Links(bandwidth=100), held)[1].max() == pytest.approx(36.0)
