@@ -100,21 +100,36 @@ class Causes:
 
         -1 where it waited for nothing. Of several that came together, the one before it in its row.
         """
+        return max(self._waits(task), key=lambda wait: self.tasks.end[wait[0]] + wait[1], default=(-1, 0.0))
+
+    def _waits(self, task: int) -> list[tuple[int, float]]:
+        """All tasks that this one waited for, each with the transfer between; first the one before it in its row."""
         work, hop, previous, needed, place = self._columns
         entry = place[task] - 2  # the two sentinels
-        latest, arrived, move = -1, -np.inf, 0.0
+        found: list[tuple[int, float]] = []
         while True:
             if needed[entry] >= 2:
-                giver, moved = work[needed[entry] - 2], float(self.tasks.moves[hop[entry]])
-                if self.tasks.end[giver] + moved > arrived:
-                    latest, arrived, move = giver, self.tasks.end[giver] + moved, moved
+                found.append((work[needed[entry] - 2], float(self.tasks.moves[hop[entry]])))
             before = previous[entry] - 2
             if before < 0 or work[before] >= 0:
                 break
             entry = before  # an entry of the same task, which only waits
-        if before >= 0 and self.tasks.end[work[before]] >= arrived:
-            return work[before], 0.0
-        return latest, move
+        return ([(work[before], 0.0)] if before >= 0 else []) + found
+
+    def last(self, rows: IntArray) -> list[int]:
+        """Of some rows those that end last; without those that another of them waited for, if it took no time."""
+        ending = rows[self.end[rows] == self.end[rows].max()].tolist()
+        left = [int(self.tasks.task[row]) for row in ending if row < len(self.tasks.task)]
+        waited = set[int]()
+        moments = set[int]()  # tasks that have no row: one looks at what they waited for
+        while left and len(ending) > 1:
+            for giver, _ in self._waits(left.pop()):
+                if self.row[giver] >= 0:
+                    waited.add(self.row[giver])
+                elif giver not in moments:
+                    moments.add(giver)
+                    left.append(giver)
+        return [row for row in ending if row not in waited]
 
     def chain(self, row: int) -> Iterator[Link]:
         """From a row back to the beginning."""
@@ -302,7 +317,7 @@ def critical_path(trace: Trace) -> CriticalPath:
     Args:
         trace: simulated or measured.
     """
-    links = list(trace._causes.chain(int(np.argmax(trace.end))))[::-1]
+    links = list(trace._causes.chain(trace._causes.last(np.arange(len(trace.end)))[0]))[::-1]
     rows = np.array([row for row, _, _ in links], dtype=np.int64)
     start, end = trace.start[rows], trace.end[rows]
     wait = start - np.append(0.0, end[:-1])

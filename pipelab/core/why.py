@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from numbers import Real
 
 import numpy as np
@@ -15,6 +16,9 @@ from pipelab.core.trace import COMPUTE, COPY, UPDATE, Trace
 from pipelab.errors import PipelabError
 
 __all__ = ["Why", "why"]
+
+_ROUNDING = 1e-12
+"""What is less than this fraction of the step is a rounded nothing."""
 
 _TOLD = 4
 """The most links of a chain that a sentence tells."""
@@ -67,12 +71,14 @@ class Why:
         return ["action", "rank", "start", "end", "why"], rows
 
     def __str__(self) -> str:
-        return f"{self.sentence}\n{text_table(*self._table())}"
+        return f"{self.sentence}\n{text_table(*self._table())}" if len(self.rows) else self.sentence
 
     _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table(), self.sentence)
+        return (
+            html_table(*self._table(), self.sentence) if len(self.rows) else f"<p>{escape(self.sentence)}</p>"
+        )
 
 
 def why(trace: Trace, rank: int, time: float) -> Why:
@@ -104,7 +110,7 @@ def why(trace: Trace, rank: int, time: float) -> Why:
     if len(running):
         return _while_running(trace, rank, moment, int(mine[running[0]]))
     if moment >= end.max():
-        return _after_the_last(trace, rank, moment, int(mine[np.argmax(end)]))
+        return _after_the_last(trace, rank, moment, trace._causes.last(mine)[-1])
     following = start > moment
     row = int(mine[following][np.argmin(start[following])])
     return _within_a_gap(trace, rank, moment, row, float(end[end <= moment].max(initial=0.0)))
@@ -145,7 +151,8 @@ def _within_a_gap(trace: Trace, rank: int, time: float, row: int, gap_start: flo
     )
     if not trace._causes.is_exact:
         between = sum(trace.start[a] - max(gap_start, trace.end[b]) for a, b, _ in links if b >= 0)
-        sentence += f" {as_seconds(between)} of that is transfer, waiting and overhead."
+        if between > _ROUNDING * trace.makespan:
+            sentence += f" {as_seconds(between)} of that is transfer, waiting and overhead."
     rows = [link[0] for link in links]
     if links[-1][1] >= 0:
         rows.append(links[-1][1])

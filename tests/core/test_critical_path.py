@@ -360,3 +360,46 @@ def test_planted_times_are_seen():
     late[1][3] += 1
     path = replace(trace, start=late[0], end=late[1]).critical_path()
     assert path.wait.tolist() == [0, 0, 0, 0, 0, 1] and "overhead" in str(path)
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb-h1"])
+def test_where_trailing_actions_take_no_time_the_last_is_the_last_in_order(name):
+    one = schedule(name, num_ranks=4, num_microbatches=8)
+    trace = simulate(one, Costs((1,) * 4, (0,) * 4, (0,) * 4))
+    for rank in range(4):
+        last = one.orders[rank][-1]
+        assert f"ended its last action, {last}, at" in trace.why(rank, trace.makespan).sentence
+    path = trace.critical_path()
+    assert path.actions[-1] in {str(order[-1]) for order in one.orders} and path.start[0] == 0
+
+
+@pytest.mark.parametrize("links", [Links(), Links(serial=True), Links(blocking=True)])
+@pytest.mark.parametrize("feed", [None, Feed()])
+@pytest.mark.parametrize("update", [None, 0])
+def test_where_nothing_takes_time_the_path_still_goes_from_a_beginning_to_an_end(links, feed, update):
+    one = schedule("1f1b", num_ranks=3, num_microbatches=4)
+    costs = replace(Costs.uniform(3, 0, 0, 0, update=update), links=links)
+    trace = simulate(one, costs, feed=feed)
+    path = trace.critical_path()
+    assert path.actions[-1] == ("0B3" if update is None else "0U3") and str(path).endswith("0 s: 0 s of work")
+    assert path.why[0] == "waits for nothing" and len(path) >= 8
+    for rank in range(3):
+        found = trace.why(rank, 0)
+        last = f"{rank}B3" if update is None else f"{rank}U3"
+        if links.blocking and update is None and rank:
+            last = f"the transfer of {last}"  # which occupies its sender
+        assert found.sentence == f"Rank {rank} ended its last action, {last}, at 0 s. The step ends then."
+        assert str(found) == found.sentence and found._repr_html_() == f"<p>{found.sentence}</p>"
+
+
+def test_forwards_that_take_no_time_end_on_the_last_rank():
+    path = simulate(
+        schedule("forward-only", num_ranks=3, num_microbatches=2), Costs.uniform(3, 0)
+    ).critical_path()
+    assert path.actions == ("0F0", "1F0", "2F0", "2F1")
+
+
+def test_a_gap_without_anything_unexplained_says_nothing_of_it():
+    virtual = Trace.from_times(ONE, [0, 4, 1, 2], [1, 6, 2, 4], clock="virtual")
+    said = "Rank 0 waits 3 s for 0B0, from 1 s to 4 s: it needs 1B0 of rank 1, which comes after 1F0 on its rank."
+    assert virtual.why(0, 3).sentence == said
