@@ -69,35 +69,25 @@ class Workplace:
         return givers
 
     @cached_property
-    def _changes(self) -> list[list[tuple[int, dict[int, int]]]]:
-        """For each rank its caps, with what each action adds and gives back."""
+    def _changes(self) -> list[tuple[Sequence[int], list[int]]]:
+        """For each kind of cap the caps of the ranks, and what each action adds and gives back."""
         jobs, last = self.jobs, len(self.jobs.kinds) - 1
+        sign = {0: 1, last: -1}
         kind, stage, _ = (column.tolist() for column in jobs.columns)
         weights = [(jobs.caps, [1] * jobs.placement.num_stages), (jobs.room, jobs.kept_bytes)]
-        found: list[list[tuple[int, dict[int, int]]]] = [[] for _ in range(jobs.placement.num_ranks)]
-        for caps, weight in weights:
-            if caps is None:
-                continue
-            for rank, cap in enumerate(caps):
-                sign = {0: 1, last: -1}
-                found[rank].append(
-                    (
-                        cap,
-                        {
-                            n: sign.get(k, 0) * weight[s]
-                            for n, (k, s) in enumerate(zip(kind, stage, strict=True))
-                        },
-                    )
-                )
-        return found
+        return [
+            (caps, [sign.get(k, 0) * weight[s] for k, s in zip(kind, stage, strict=True)])
+            for caps, weight in weights
+            if caps is not None
+        ]
 
     def fits(self, rank: int, order: Sequence[int]) -> bool:
         """Whether an order keeps the caps of its rank."""
-        for cap, change in self._changes[rank]:
+        for caps, change in self._changes:
             held = 0
             for action in order:
                 held += change[action]
-                if held > cap:
+                if held > caps[rank]:
                     return False
         return True
 

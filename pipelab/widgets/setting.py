@@ -145,7 +145,7 @@ class Setting:
                 f"{order.name} has {order.minibatches} mini-batches and {order.slices} slices a micro-batch; the Lab "
                 f"shows one training step over whole micro-batches. Use pp.simulate(schedule, costs)."
             )
-        self._check_stages(order)
+        self._check_stages(order.name, order.num_ranks, order.stages_per_rank, order.num_model_stages)
         asked = replace(self, schedule=order, stages_per_rank=stages_per_rank)
         if "split" in wishes:
             split = _as_split(wishes["split"])
@@ -242,18 +242,19 @@ class Setting:
         microbatches = wishes.get("num_microbatches", self.num_microbatches)
         if wish == self.schedule.name and (ranks, microbatches, per_rank) == self._sizes:
             return self.schedule, self.stages_per_rank
+        if all(isinstance(size, int) and size > 0 for size in (ranks, per_rank)):
+            self._check_stages(wish, ranks, per_rank, ranks * per_rank)  # before time is spent on building it
         return build(wish, ranks, microbatches, per_rank), per_rank
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
         return self.num_ranks, self.num_microbatches, self.stages_per_rank
 
-    def _check_stages(self, order: Schedule) -> None:
-        needed, layers = order.num_model_stages, self.profile.num_layers
-        if needed > layers:
+    def _check_stages(self, name: str, num_ranks: int, stages_per_rank: int, needed: int) -> None:
+        if needed > self.profile.num_layers:
             raise PipelabError(
-                f"{order.name} on {order.num_ranks} ranks with {order.stages_per_rank} per rank needs {needed} stages, "
-                f"but the model has {layers} layers to cut between. Use fewer ranks or stages per rank."
+                f"{name} on {num_ranks} ranks with {stages_per_rank} per rank needs {needed} stages, but the model has "
+                f"{self.profile.num_layers} layers to cut between. Use fewer ranks or stages per rank."
             )
 
     def _check_split(self, split: Split) -> None:

@@ -5,7 +5,8 @@ first, W in the gaps, and several limits on how far forwards may run ahead (`Job
 so the repeated block) with several degrees of patience; a search over those limits, rank by rank; a local search on
 the critical path of the best. What the simulator finds shortest is taken. It stops early where it meets the lower
 bound. All of it is plain Python with a fixed number of tries: at 8 ranks and 64 micro-batches below a second, at 16
-and 256 a few; and the same arguments give the same schedule.
+and 256 a few; and the same arguments give the same schedule. Steps of more than `_SEARCHED` are not searched: there the
+best closed form that keeps the cap is taken, or one order by list scheduling where none does.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ _TRIES = (30, 1500, 300_000)
 _KEPT = 3
 """From how many of the shortest orders each search goes on."""
 
+_SEARCHED = (256, 16_384)
+"""Up to how many ranks, and actions, a step is searched; beyond them a search would take minutes."""
+
 _KNOWN = ("1f1b", "zb-h1", "zb-h2")
 
 _CLOSE = 1e-9
@@ -74,6 +78,9 @@ def _search(jobs: Jobs, known: Sequence[Schedule], name: str) -> Schedule:
     place, ranks = Workplace(jobs), range(jobs.placement.num_ranks)
     numbers = [_numbers(jobs, one) for one in known]
     fits = [all(map(place.fits, ranks, orders)) for orders in numbers]
+    if len(ranks) > _SEARCHED[0] or len(jobs.columns[0]) > _SEARCHED[1]:
+        fitting = [one for one, fit in zip(known, fits, strict=True) if fit]
+        return _shortest(fitting or [_dispatched(jobs)], jobs, name)
     timings = [place.time(orders) for orders, fit in zip(numbers, fits, strict=True) if fit]
     found = [timing for timing in timings if timing is not None]
     if not any(_is_best(timing, jobs) for timing in found):
@@ -88,8 +95,17 @@ def _search(jobs: Jobs, known: Sequence[Schedule], name: str) -> Schedule:
     whole = [
         one for one, fit in zip(known, fits, strict=True) if fit and (one.table.kind == CODES[Kind.B]).any()
     ]
-    shortest = min([searched, *whole], key=lambda one: simulate(one, jobs.costs).makespan)
+    return _shortest([searched, *whole], jobs, name)
+
+
+def _shortest(found: Iterable[Schedule], jobs: Jobs, name: str) -> Schedule:
+    shortest = min(found, key=lambda one: simulate(one, jobs.costs).makespan)
     return Schedule.from_table(shortest.table, shortest.placement, name=name)
+
+
+def _dispatched(jobs: Jobs) -> Schedule:
+    orders = dispatch(jobs, by_rule(jobs, "backward-first"), ()).orders
+    return Schedule.from_table(jobs.table(orders), jobs.placement)
 
 
 def _makespan(timing: Timing) -> float:

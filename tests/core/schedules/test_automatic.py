@@ -210,3 +210,13 @@ def test_the_table_of_schedules_knows_the_options():
     assert (
         SCHEDULES["zb-auto"].keywords == SCHEDULES["zb-v"].keywords == ("costs", "max_in_flight", "max_bytes")
     )
+
+
+@pytest.mark.parametrize(("p", "m"), [(2000, 4), (8, 1000)])
+def test_a_step_that_is_too_large_to_search_is_a_closed_form_or_one_list_schedule(p, m):
+    auto = schedule("zb-auto", num_ranks=p, num_microbatches=m)
+    unit = Costs.uniform(p)
+    known = [schedule(name, num_ranks=p, num_microbatches=m) for name in ("1f1b", "zb-h1")]
+    assert simulate(auto, unit).makespan == min(simulate(one, unit).makespan for one in known)
+    capped = schedule("zb-auto", num_ranks=p, num_microbatches=m, max_in_flight=2)
+    assert max(capped.peak_in_flight) <= 2 and auto.name == capped.name == "zb-auto"
