@@ -30,7 +30,7 @@ def check_schedule(schedule: Schedule) -> None:
             f"while micro-batches are in flight; a step of the local engine has one update, by your optimizer, at its "
             f"end. It can be simulated: pp.simulate(schedule, costs)."
         )
-    if placement.chains > 1 or placement.tied:
+    if placement.chains > 1:
         raise PipelabError(
             f"The schedule {schedule.name!r} runs {placement.chains} chains of stages; the local engine runs one. "
             f"It can be simulated: pp.simulate(schedule, costs)."

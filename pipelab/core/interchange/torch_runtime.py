@@ -78,9 +78,6 @@ def _obstacle(schedule: Schedule) -> str:
     placement, table = schedule.placement, schedule.table
     if placement.chains > 1:
         return f"It runs in {placement.chains} chains of stages, and torch's runtime knows one."
-    if placement.tied:
-        replica, original = placement.tied[0]
-        return f"Stage {replica} is a replica of stage {original}, and torch's runtime ties no stages."
     if placement.edges is not None:
         return "Its stages are no plain chain, and torch's runtime sends from each stage to the next only."
     if schedule.slices > 1:

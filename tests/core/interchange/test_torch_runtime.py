@@ -51,10 +51,6 @@ def test_the_verdict_follows_from_the_table(name, verdict):
             "Its stages are no plain chain",
         ),
         (
-            pp.Schedule([["0F0", "1F0", "1B0", "0B0"]], pp.Placement((0, 0), tied={1: 0})),
-            "Stage 1 is a replica of stage 0",
-        ),
-        (
             pp.Schedule([["0F0", "0B0"], ["1F1", "1B1"]], pp.Placement.ensemble(2, 1)),
             "It runs in 2 chains of stages",
         ),
