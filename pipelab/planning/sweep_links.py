@@ -34,17 +34,12 @@ def check_bytes(links: Iterable[Links | None], costs: object, profile: Profile |
     knows = profile is not None or (
         costs.bytes is not None if isinstance(costs, Costs) else costs is not None
     )
-    slow = next((link for link in links if link is not None and _has_bandwidth(link)), None)
+    slow = next((link for link in links if link is not None and link.has_bandwidth), None)
     if slow is not None and not knows:
         raise PipelabError(
             f"How long transfers take over {slow!r} is not known: a bandwidth needs bytes, and there are none here. "
             f"Give costs with bytes (pp.StageBytes), a profile, or links with a latency only."
         )
-
-
-def _has_bandwidth(links: Links) -> bool:
-    table = links.bandwidth if isinstance(links.bandwidth, tuple) else ((links.bandwidth,),)
-    return any(math.isfinite(number) for row in table for number in row)
 
 
 def links_text(links: Sequence[Links | None], costs: object) -> str:

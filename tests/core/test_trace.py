@@ -190,6 +190,9 @@ def test_further_rows_stay_within_the_numbers_of_the_schedule(name, value, messa
 def test_an_update_is_not_beside_what_its_rank_computes():
     """Else the rank would be busy for longer than the step."""
     assert measured(lanes=("compute", "update"), others=others(start=17, end=20)).makespan == 10
+    with pytest.raises(PipelabError, match=r"start\[1\] is 0.0, before end\[0\]"):
+        backwards = {"end": [17, 11.5, 13, 14.5], "start": [15, 10, 12, 13.5]}
+        measured(**backwards, lanes=("compute", "update"), others=others(start=17, end=20))
     for start, end in ((16, 20), (14, 16), (10, 11)):
         with pytest.raises(PipelabError, match="rank 0 computes one thing at a time"):
             measured(lanes=("compute", "update"), others=others(start=start, end=end))
