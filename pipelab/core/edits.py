@@ -59,7 +59,9 @@ def _with_orders(schedule: Schedule, orders: list[list[Action]]) -> Schedule:
     return Schedule(
         orders,
         schedule.placement,
-        name=schedule.name if schedule.name.endswith(_EDITED) else schedule.name[: 200 - len(_EDITED)] + _EDITED,
+        name=schedule.name
+        if schedule.name.endswith(_EDITED)
+        else schedule.name[: 200 - len(_EDITED)] + _EDITED,
         minibatches=schedule.minibatches,
         slices=schedule.slices,
     )
