@@ -61,6 +61,9 @@ def sweep(
     - `costs`: of one micro-batch. A schedule with k times as many stages gets each of them cut evenly into k;
     - `profile`: of a whole batch that stays the same, so that more micro-batches are smaller ones.
 
+    Where a schedule cuts micro-batches into slices, each slice is taken to cost the same; causal attention makes later
+    ones dearer.
+
     Args:
         schedules: names, or a mapping from labels to names or to functions that are called as
             `pp.schedule` is, without the name. `pp.SCHEDULES` itself is all of them.
