@@ -49,6 +49,7 @@ class Comparison:
         columns: dict[str, list[Any]] = {
             "schedule": [report.label for report in self.reports],
             "ranks": [report.num_ranks for report in self.reports],
+            "stages per rank": [report.stages_per_rank for report in self.reports],
             "micro-batches": [report.num_microbatches for report in self.reports],
             "clock": [report.clock for report in self.reports],
             "makespan [s]": [report.makespan for report in self.reports],
@@ -93,6 +94,8 @@ class Comparison:
         }
         columns = self.columns()
         columns.pop("sent [bytes]", None)  # for frames: a printed line is long enough
+        if (columns["stages per rank"] == 1).all():
+            del columns["stages per rank"]
         header = [name.partition(" [")[0] for name in columns]
         texts = [
             [shown.get(name, str)(value) for value in column.tolist()] for name, column in columns.items()

@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from pipelab.core.actions import KINDS, Action
+from pipelab.core.actions import CODES, KINDS, Action, IntArray, Kind
 from pipelab.core.costs import Costs
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.schedule import Schedule
@@ -37,6 +37,8 @@ def draw_grid(schedule: Schedule, costs: Costs | None, width: int) -> str:
     column, makespan = (f"{x:g}" if costs is None else as_seconds(x) for x in (step, trace.makespan))
     rounded = "" if exact else ", rounded"
     bubble = as_percent(trace.report().bubble_fraction)
+    unseen = CODES[Kind.U] in trace.kind[_untimed(trace)]
+    bubble += "; updates take no time and are not drawn" if unseen else ""
     headline = f"{terms}; one column is {column}{rounded}: makespan {makespan}, bubble fraction {bubble}"
     return "\n".join([headline, *_rows(trace, step, width)])
 
@@ -82,7 +84,7 @@ def _shown(count: int, room: int, first: int) -> list[int]:
 
 
 def _cells(trace: Trace, step: float, ranks: list[int], columns: list[int], box: int) -> dict[int, list[str]]:
-    working = np.arange(len(trace.start))[trace.working_rows]
+    working = np.setdiff1d(np.arange(len(trace.start))[trace.working_rows], _untimed(trace))
     cells = {rank: [".".center(box)] * len(columns) for rank in ranks}
     place = {column: k for k, column in enumerate(columns)}
     begin = np.round(trace.start[working] / step).astype(np.int64)
@@ -98,6 +100,11 @@ def _cells(trace: Trace, step: float, ranks: list[int], columns: list[int], box:
                 text = _text(trace, int(working[k])) if column == begin[k] else "-" * box
                 line[place[column]] = text.center(box)
     return cells
+
+
+def _untimed(trace: Trace) -> IntArray:
+    """The rows of updates that take no time: in a box each, they would seem to take some."""
+    return np.flatnonzero((trace.kind == CODES[Kind.U]) & (trace.durations == 0))
 
 
 def _text(trace: Trace, row: int) -> str:

@@ -41,15 +41,19 @@ class StepCost:
         price_per_hour: of one device.
         num_devices: p, one a rank.
         seconds: that a step takes: the makespan, or its share of each mini-batch where a run holds several.
+        period: seconds that each further step takes where steps follow each other without a break; None where it is
+            not known (see `Report.period`).
 
     Example:
-        >>> print(StepCost(price_per_hour=2.5, num_devices=8, seconds=1.8))
+        >>> print(StepCost(price_per_hour=2.5, num_devices=8, seconds=1.8, period=1.62))
         0.01 a step, 10 per 1,000 steps (8 devices at 2.5 an hour, 1.8 s a step)
+        9 per 1,000 steps that follow each other without a break (1.62 s a step)
     """
 
     price_per_hour: float
     num_devices: int
     seconds: float
+    period: float | None = None
 
     @property
     def per_step(self) -> float:
@@ -61,11 +65,24 @@ class StepCost:
         """A thousand such steps, one after the other."""
         return 1000 * self.per_step
 
+    @property
+    def per_1000_chained_steps(self) -> float | None:
+        """A thousand further steps where no rank waits for the others in between."""
+        if self.period is None:
+            return None
+        return 1000 * self.price_per_hour * self.num_devices * self.period / 3600
+
     def __str__(self) -> str:
+        chained = ""
+        if self.period is not None and self.period < self.seconds:
+            chained = (
+                f"\n{self.per_1000_chained_steps:.3g} per 1,000 steps that follow each other without a break "
+                f"({as_seconds(self.period)} a step)"
+            )
         return (
             f"{self.per_step:.3g} a step, {self.per_1000_steps:.3g} per 1,000 steps "
             f"({counted(self.num_devices, 'device')} at {self.price_per_hour:g} an hour, "
-            f"{as_seconds(self.seconds)} a step)"
+            f"{as_seconds(self.seconds)} a step){chained}"
         )
 
     _repr_pretty_ = pretty
@@ -134,6 +151,11 @@ class Report:
         )
 
     @property
+    def stages_per_rank(self) -> int:
+        """v: the most stages that one rank holds, replicas included."""
+        return self._trace.schedule.stages_per_rank
+
+    @property
     def num_ranks(self) -> int:
         """How many ranks ran."""
         return len(self.busy)
@@ -199,7 +221,7 @@ class Report:
                 "finite and not negative."
             )
         seconds = self.makespan / self._trace.schedule.minibatches
-        return StepCost(float(price_per_hour), self.num_ranks, seconds)
+        return StepCost(float(price_per_hour), self.num_ranks, seconds, self.period)
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         header = ["rank", "busy", "bubble time", "bubble", "peak in flight"]

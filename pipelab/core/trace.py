@@ -39,6 +39,7 @@ CLOCKS = ("simulated", "virtual", "wall")
 COMPUTE, COPY, UPDATE = "compute", "copy", "update"
 """Lanes of a rank: what it computes, what it sends, and the optimizer updates that end its step."""
 
+_FEED_LANES = ("load", "prepare")
 _COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
 
 
@@ -289,11 +290,19 @@ class Trace:
         return replace(self, label=label)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns by their names, with units; kinds and lanes as text."""
+        """The columns by their names, with units; kinds and lanes as text.
+
+        What a feed does is of the kind "load" or "prepare" here.
+        """
+        kinds = np.array([kind.value for kind in KINDS], dtype=object)[self.kind]
+        for code, lane in enumerate(self.lanes):
+            feeds = lane.partition(":")[0]
+            if feeds in _FEED_LANES:
+                kinds[self.lane == code] = feeds
         return {
             "rank": self.rank,
             "lane": np.array(self.lanes, dtype=object)[self.lane],
-            "kind": np.array([kind.value for kind in KINDS], dtype=object)[self.kind],
+            "kind": kinds,
             "stage": self.stage,
             "microbatch": self.microbatch,
             "start [s]": self.start,

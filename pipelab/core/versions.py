@@ -101,7 +101,9 @@ class WeightVersions:
 
     def __str__(self) -> str:
         return text_table(
-            *self._rows(), "The version of the weights that each mini-batch sees on each stage."
+            *self._rows(),
+            "The version of the weights that forward and backward of each mini-batch use on each stage; training "
+            "starts with 0.",
         )
 
     def __repr__(self) -> str:

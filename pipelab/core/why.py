@@ -101,7 +101,7 @@ def why(trace: Trace, rank: int, time: float) -> Why:
     is_number = isinstance(time, Real) and not isinstance(time, bool)
     if not (is_number and 0 <= time <= trace.makespan):
         raise PipelabError(
-            f"time is {time!r}; {trace.label} goes from 0 to {trace.makespan!r} s. Give a moment in between."
+            f"time is {time!r}; {trace.label} goes from 0 s to {as_seconds(trace.makespan)}. Give a moment in between."
         )
     moment = float(time)
     mine = _rows_of_rank(trace, rank)

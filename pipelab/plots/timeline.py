@@ -152,5 +152,6 @@ def _one_each(remarks: Sequence[str], traces: Sequence[Trace]) -> list[str]:
 def _check(trace: object) -> None:
     if not isinstance(trace, Trace):
         raise TypeError(
-            f"A timeline is drawn from a Trace, not from {type(trace).__name__}. A step has one: step.trace."
+            f"A timeline is drawn from a Trace, not from {type(trace).__name__}. A step has one, step.trace; "
+            f"a schedule is simulated first: pp.simulate(schedule, costs)."
         )

@@ -52,6 +52,7 @@ def test_frames_have_the_columns():
     assert list(frame.columns) == [
         "schedule",
         "ranks",
+        "stages per rank",
         "micro-batches",
         "clock",
         "makespan [s]",
@@ -130,3 +131,12 @@ def test_what_is_no_trace_is_a_type_error_that_says_what_to_call(wrong):
         compare(wrong)
     with pytest.raises(PipelabError, match="at least one"):
         compare({})
+
+
+def test_stages_per_rank_are_shown_where_a_rank_holds_several():
+    runs = [
+        simulate(schedule(n, num_ranks=2, num_microbatches=2), Costs.uniform(k))
+        for n, k in (("1f1b", 2), ("zb-v", 4))
+    ]
+    assert compare(runs).columns()["stages per rank"].tolist() == [1, 2]
+    assert "stages per rank" in str(compare(runs)) and "stages per rank" not in str(compare(runs[:1]))

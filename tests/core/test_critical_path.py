@@ -215,7 +215,7 @@ def test_why_in_a_measured_gap_says_what_is_not_explained():
     [
         (2, 0, "rank is 2; two has 2 ranks, counted from 0"),
         (-1, 0, "rank is -1"),
-        (0, -0.1, r"time is -0.1; two goes from 0 to 9.0 s. Give a moment in between"),
+        (0, -0.1, r"time is -0.1; two goes from 0 s to 9 s. Give a moment in between"),
         (0, 9.1, "time is 9.1"),
         (0, float("nan"), "time is nan"),
         (0, "3", "time is '3'"),

@@ -16,3 +16,10 @@ def test_updates_stand_behind_the_cells_and_transfers_do_not_change_the_scale():
         "rank 0 | 0F0 --- 0F1 ---  .   .   .   .   .   .  0B0 --- --- ---  .   .  0B1 --- --- --- 0U1 --- --- ---",
         "rank 1 |  .   .   .  1F0 --- 1B0 --- --- --- 1F1 --- 1B1 --- --- --- 1U1 --- --- ---  .   .   .   .   .",
     ]
+
+
+def test_updates_that_take_no_time_take_no_column_and_the_headline_says_so():
+    text = str(schedule("pipedream", num_ranks=2, num_microbatches=2))
+    assert "updates take no time and are not drawn" in text and "0U0" not in text
+    timed = schedule("pipedream", num_ranks=2, num_microbatches=2).grid(Costs.uniform(2, update=1.0))
+    assert "not drawn" not in timed and "0U0" in timed

@@ -230,3 +230,16 @@ def test_of_several_mini_batches_each_is_a_step():
     assert (
         many.report().cost(3.0).seconds == many.makespan / 6 < one.report().cost(3.0).seconds == one.makespan
     )
+
+
+def test_steps_that_follow_each_other_are_priced_by_the_period():
+    zb_h2 = simulate(schedule("zb-h2", num_ranks=4, num_microbatches=8), Costs.uniform(4)).report().cost(2.5)
+    assert (zb_h2.seconds, zb_h2.period) == (27, 24)
+    assert zb_h2.per_1000_steps == pytest.approx(75) and zb_h2.per_1000_chained_steps == pytest.approx(
+        66.667, rel=1e-4
+    )
+    assert "66.7 per 1,000 steps that follow each other without a break (24 s a step)" in str(zb_h2)
+    flat = simulate(schedule("1f1b", num_ranks=4, num_microbatches=8), Costs.uniform(4)).report().cost(2.5)
+    assert "follow" not in str(flat) and flat.per_1000_chained_steps == pytest.approx(flat.per_1000_steps)
+    pipedream = simulate(schedule("pipedream", num_ranks=2, num_microbatches=4), Costs.uniform(2)).report()
+    assert pipedream.cost(1).per_1000_chained_steps is None

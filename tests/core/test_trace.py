@@ -324,3 +324,13 @@ def test_making_a_trace_makes_no_object_a_cell():
     one = schedule("1f1b", num_ranks=8, num_microbatches=64)
     simulate(one, Costs.uniform(8)).report()
     assert "orders" not in vars(one)
+
+
+def test_what_a_feed_does_is_no_forward_in_the_columns():
+    from pipelab.core.feed import Feed
+
+    fed = simulate(schedule("1f1b", num_ranks=2, num_microbatches=2), Costs.uniform(2), feed=Feed(prepare=1))
+    columns = fed.columns()
+    for lane, kind in (("load:0", "load"), ("prepare:0", "prepare")):
+        assert set(columns["kind"][columns["lane"] == lane]) == {kind}
+    assert set(columns["kind"][columns["lane"] == "compute"]) == {"F", "B"}

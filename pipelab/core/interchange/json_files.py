@@ -109,6 +109,10 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_TRACE_BYTES) -> V
         OSError: the file cannot be read.
     """
     name = Path(path).name
+    if name.lower().endswith(".csv"):
+        raise PipelabError(
+            f"{name} is no JSON. torch's table is read by Schedule.from_csv(open(path).read())."
+        )
     with open(path, "rb") as file:
         raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:

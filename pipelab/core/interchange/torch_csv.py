@@ -71,6 +71,11 @@ def load(text: str) -> ActionTable:
         raise TypeError(f"text must be a str, not {type(text).__name__}.")
     if len(text) > MAX_BYTES:
         raise PipelabError(f"The text has {len(text):,} characters; the limit is {MAX_BYTES:,}.")
+    if text.strip().lower().endswith(".csv") and "," not in text:
+        raise PipelabError(
+            f"{text.strip()[:60]!r} looks like the name of a file; from_csv takes the table itself: "
+            f"Schedule.from_csv(open(path).read())."
+        )
     lines: list[str] = []
     try:
         for row in csv.reader(io.StringIO(text, newline=""), strict=True):

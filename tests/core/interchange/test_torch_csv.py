@@ -84,7 +84,7 @@ def test_an_idle_cell_is_not_written():
         ('0F0,"0B0', "is no line of comma-separated cells"),
         ("\ufeff0F0,0B0", "is not an action"),
         ("\x00", "is not an action"),
-        ("table.csv", "'table.csv' is not an action"),
+        ("table.csv", "'table.csv' looks like the name of a file"),
         ("", "there are no actions"),
         ("0F0,0B0\n\n1F0,1B0", "rank 1 has no actions, so its stage cannot be read"),
         ("0F0\n2F0", "stage 1 has no action"),
@@ -120,3 +120,10 @@ def test_something_else_than_text_is_a_type_error():
 def test_no_text_raises_anything_else(text):
     with contextlib.suppress(pp.PipelabError):
         torch_csv.load(text)
+
+
+def test_the_name_of_a_file_is_no_table_and_torchs_table_no_json(tmp_path):
+    with pytest.raises(pp.PipelabError, match="looks like the name of a file"):
+        pp.Schedule.from_csv(str(tmp_path / "s.csv"))
+    with pytest.raises(pp.PipelabError, match=r"is no JSON. torch's table is read by Schedule.from_csv"):
+        pp.load(tmp_path / "s.csv")
