@@ -130,7 +130,13 @@ def by_rule(jobs: Jobs, priority: str | Callable[[Action], Any]) -> list[int]:
         one_of("priority", priority, PRIORITIES)
         rule = PRIORITIES[priority]
         keys = [rule(jobs, k, s, i) for k, s, i in zip(*columns, strict=True)]
-    return sorted(range(len(keys)), key=keys.__getitem__)
+    try:
+        return sorted(range(len(keys)), key=keys.__getitem__)
+    except TypeError as error:
+        raise TypeError(
+            f"priority must return keys that can be sorted, such as numbers or tuples of them; for the first action it "
+            f"returned {str(keys[0])[:60]!r} ({error})."
+        ) from None
 
 
 def plan_jobs(
@@ -143,7 +149,9 @@ def plan_jobs(
 ) -> Jobs:
     """Check what is to be put in order; see `list_schedule` for the arguments and errors."""
     if not isinstance(placement, Placement):
-        raise TypeError(f"placement must be a Placement, not {type(placement).__name__}.")
+        raise TypeError(
+            f"placement must be a Placement, such as pp.Placement.linear(4), not {type(placement).__name__}."
+        )
     if costs is not None and not isinstance(costs, Costs):
         raise TypeError(f"costs must be Costs, not {type(costs).__name__}.")
     m = as_index("num_microbatches", num_microbatches)

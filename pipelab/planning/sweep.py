@@ -79,8 +79,10 @@ def sweep(
             that take no time.
         progress: whether to show a bar where it takes over a second; or a function, called with how many points are
             done and how many there are. An interrupt ends the sweep between two points or within one.
-        **options: passed to those schedules that take them, such as a memory cap. Schedules that take `costs` get
-            those of the row, so that each is made for them; the table says so.
+        **options: passed to those schedules that take them, and no others; the table says to which. A cap on chunks
+            in flight, such as `max_in_flight`, is in the unit of each schedule's own stages: a limit that is the same
+            for all rows is `.best(peak_activations=...)`. Schedules that take `costs` get those of the row, so that
+            each is made for them; the table says so.
 
     Returns:
         A table: `print` it, `.to_frame()`, `.best()`, `plot_sweep`.
@@ -116,7 +118,12 @@ def sweep(
     points = _alike(found)
     if all(point.refusal for point in points):
         raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
-    conditions = [rule.text, links_text(list(some_links), costs), *_ordered_by_costs(builders)]
+    conditions = [
+        rule.text,
+        links_text(list(some_links), costs),
+        *_ordered_by_costs(builders),
+        *_passed(builders),
+    ]
     return Sweep(points, "; ".join(conditions))
 
 
@@ -204,6 +211,15 @@ def _ordered_by_costs(builders: Mapping[str, _Named | _Given]) -> list[str]:
         if isinstance(build, _Named) and "costs" in SCHEDULES[build.name].keywords
     ]
     return [f"made for the costs of each row: {', '.join(found)}"] if found else []
+
+
+def _passed(builders: Mapping[str, _Named | _Given]) -> list[str]:
+    """Which options went to whom: the other schedules do not know them."""
+    takers: dict[tuple[str, str], list[str]] = {}
+    for label, build in builders.items():
+        for name, value in build.options if isinstance(build, _Named) else ():
+            takers.setdefault((name, repr(value)[:40]), []).append(label)
+    return [f"{name}={value} passed to {', '.join(labels)} only" for (name, value), labels in takers.items()]
 
 
 # --- what it costs ------------------------------------------------------------------------------------------

@@ -224,10 +224,15 @@ def test_messages(arguments, error, message):
 
 
 def test_a_placement_is_a_placement():
-    with pytest.raises(TypeError, match="placement must be a Placement, not int"):
+    with pytest.raises(TypeError, match=r"placement must be a Placement, such as .*linear.4., not int"):
         list_schedule(4, num_microbatches=4)
 
 
 def test_two_chains_need_two_micro_batches():
     with pytest.raises(PipelabError, match="at least 2, one for each chain"):
         list_schedule(Placement.bidirectional(2), num_microbatches=1)
+
+
+def test_a_rule_returns_what_can_be_sorted():
+    with pytest.raises(TypeError, match=r"priority must return keys that can be sorted.*returned 'None'"):
+        list_schedule(Placement.linear(2), num_microbatches=2, priority=lambda action: None)

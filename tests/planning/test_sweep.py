@@ -296,3 +296,11 @@ def test_schedules_without_a_backward_are_compared_among_themselves():
         schedules={"forward-only": "forward-only", "mine": forwards}, num_ranks=2, num_microbatches=4
     )
     assert not found.refused
+
+
+def test_an_option_that_some_schedules_take_is_said_to_be_passed_to_them_only():
+    found = sweep(
+        schedules=["1f1b", "zb-auto"], num_ranks=2, num_microbatches=4, max_in_flight=2, progress=False
+    )
+    assert "max_in_flight=2 passed to zb-auto only" in str(found)
+    assert "passed to" not in str(sweep(schedules="1f1b", num_ranks=2, num_microbatches=4, progress=False))
