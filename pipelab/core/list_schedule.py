@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cmp_to_key
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
@@ -78,8 +79,10 @@ def list_schedule(
     Args:
         placement: where the stages are.
         num_microbatches: m.
-        priority: the name of a rule in `PRIORITIES`, or a function from an `Action` to a sort key: least first.
-            Ties go to the action that is earlier in its micro-batch, then to the older micro-batch.
+        priority: "backward-first", "forward-first", "oldest-first" (the older micro-batch) or "longest-first" (the
+            longest chain of needs behind it), all with W last; or a function from an `Action` to a sort key, a number
+            or a tuple of them: least first. Ties go to the action that is earlier in its micro-batch, then to the
+            older micro-batch.
         max_in_flight: the most micro-batches (stage chunks, where it holds several stages) that a rank has in
             flight, from F to the end of the backward; one number, or one a rank; None for no cap.
         max_bytes: the most bytes that a rank holds, weights included; one number, or one a rank. Needs
@@ -110,7 +113,8 @@ def list_schedule(
     Raises:
         PipelabError: a cap without room for one micro-batch (it says which cap would do), costs for another number
             of stages, an unknown rule.
-        TypeError: a wrong type.
+        TypeError: a wrong type, or a rule whose keys cannot be compared. An error within the rule keeps its type and
+            gains a note that names the action.
     """
     jobs = plan_jobs(placement, num_microbatches, costs, split_backward, max_in_flight, max_bytes)
     if not isinstance(patience, Real) or isinstance(patience, bool) or not 0 <= patience < float("inf"):
@@ -124,19 +128,40 @@ def by_rule(jobs: Jobs, priority: str | Callable[[Action], Any]) -> list[int]:
     """The numbers of all actions, the most urgent first."""
     columns = [column.tolist() for column in jobs.columns]
     if callable(priority):
-        actions = [Action(jobs.kinds[k], s, i) for k, s, i in zip(*columns, strict=True)]
-        keys = list(map(priority, actions))
-    else:
-        one_of("priority", priority, PRIORITIES)
-        rule = PRIORITIES[priority]
-        keys = [rule(jobs, k, s, i) for k, s, i in zip(*columns, strict=True)]
-    try:
-        return sorted(range(len(keys)), key=keys.__getitem__)
-    except TypeError as error:
-        raise TypeError(
-            f"priority must return keys that can be sorted, such as numbers or tuples of them; for the first action it "
-            f"returned {str(keys[0])[:60]!r} ({error})."
-        ) from None
+        return _by_users_rule(
+            [Action(jobs.kinds[k], s, i) for k, s, i in zip(*columns, strict=True)], priority
+        )
+    one_of("priority", priority, PRIORITIES)
+    rule = PRIORITIES[priority]
+    keys = [rule(jobs, k, s, i) for k, s, i in zip(*columns, strict=True)]
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def _by_users_rule(actions: Sequence[Action], priority: Callable[[Action], Any]) -> list[int]:
+    keys = []
+    for action in actions:
+        try:
+            keys.append(priority(action))
+        except Exception as error:
+            error.add_note(f"pipelab: in the priority rule of list_schedule, for action {action}.")
+            raise
+
+    def compare(one: int, other: int) -> int:
+        try:
+            return -1 if keys[one] < keys[other] else 0  # all that sorting asks
+        except (TypeError, ValueError) as error:  # arrays of several numbers are neither true nor false
+            raise TypeError(
+                f"priority returned {_short(keys[one])} for {actions[one]} and {_short(keys[other])} for "
+                f"{actions[other]}, which cannot be compared. It must return a number for every action, or a tuple of "
+                f"numbers."
+            ) from error
+
+    return sorted(range(len(keys)), key=cmp_to_key(compare))
+
+
+def _short(key: object) -> str:
+    text = repr(key)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def plan_jobs(

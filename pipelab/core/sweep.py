@@ -61,6 +61,15 @@ class SweepPoint:
     costs: Costs | None = field(default=None, repr=False)
     build: Callable[[], Schedule] | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("schedule", *SIZES)}
+        links = {"links_text": self.links_text} if self.links_text else {}
+        said = ", ".join(f"{name}={value!r}" for name, value in {**sizes, **links}.items())
+        if self.refusal:
+            return f"SweepPoint({said}, refusal={self.refusal!r})"
+        numbers = zip(QUANTITIES, self.numbers, strict=True)
+        return f"SweepPoint({said}, {', '.join(f'{n}={x:.6g}' for n, x in numbers if not math.isnan(x))})"
+
     def value(self, quantity: str) -> float:
         """One of `QUANTITIES` at this point; not a number where it was refused.
 

@@ -23,7 +23,7 @@ from pipelab.core.schedules import SCHEDULES, ScheduleInfo, schedule
 from pipelab.core.simulation import simulate
 from pipelab.core.split import Split
 from pipelab.core.sweep import QUANTITIES, Sweep, SweepPoint
-from pipelab.errors import PipelabError, one_of, reject_unknown
+from pipelab.errors import PipelabError, nearest, one_of, reject_unknown
 from pipelab.planning.batch import Batch
 from pipelab.planning.finer import cut_evenly
 from pipelab.planning.sweep_links import check_bytes, links_asked, links_text
@@ -35,6 +35,9 @@ Builder = Callable[..., Schedule]
 
 CostRule = Callable[..., Costs]
 """Called as rule(num_stages=, num_microbatches=)."""
+
+_LIMITS = {"max_in_flight": (" stage chunks", "peak_activations"), "max_bytes": (" bytes", "peak_bytes")}
+"""Options that limit what a rank holds: the unit, and the quantity of all rows that `Sweep.best` can limit."""
 
 
 def sweep(
@@ -79,10 +82,10 @@ def sweep(
             that take no time.
         progress: whether to show a bar where it takes over a second; or a function, called with how many points are
             done and how many there are. An interrupt ends the sweep between two points or within one.
-        **options: passed to those schedules that take them, and no others; the table says to which. A cap on chunks
-            in flight, such as `max_in_flight`, is in the unit of each schedule's own stages: a limit that is the same
-            for all rows is `.best(peak_activations=...)`. Schedules that take `costs` get those of the row, so that
-            each is made for them; the table says so.
+        **options: passed to those schedules that take them, and no others; the table says to which. `max_in_flight`
+            counts chunks of a schedule's own stages, halves of micro-batches where a rank holds two. A limit that is
+            the same for all rows is `.best(peak_activations=...)`, in micro-batches, or `.best(peak_bytes=...)`.
+            Schedules that take `costs` get those of the row, so that each is made for them; the table says so.
 
     Returns:
         A table: `print` it, `.to_frame()`, `.best()`, `plot_sweep`.
@@ -196,10 +199,11 @@ def _builders(schedules: object, options: Mapping[str, Any]) -> dict[str, _Named
                 f"num_ranks and num_microbatches."
             )
     takers = {n for b in found.values() if isinstance(b, _Named) for n in SCHEDULES[b.name].keywords}
-    known = dict.fromkeys(
-        [*(name for name in signature(sweep).parameters if name != "options"), *sorted(takers)]
-    )
-    reject_unknown("sweep", (name for name in options if name not in takers), known)
+    known = {*signature(sweep).parameters, *takers} - {"options"}
+    unknown = [name for name in options if name not in takers]
+    if unknown and not nearest(unknown[0], known):
+        raise TypeError(f"sweep takes no {unknown[0]!r}, nor does any of these schedules.")
+    reject_unknown("sweep", unknown, sorted(known))
     return found
 
 
@@ -214,12 +218,20 @@ def _ordered_by_costs(builders: Mapping[str, _Named | _Given]) -> list[str]:
 
 
 def _passed(builders: Mapping[str, _Named | _Given]) -> list[str]:
-    """Which options went to whom: the other schedules do not know them."""
+    """Which options went to whom, and what limits all rows alike where an option limits only some."""
     takers: dict[tuple[str, str], list[str]] = {}
     for label, build in builders.items():
         for name, value in build.options if isinstance(build, _Named) else ():
             takers.setdefault((name, repr(value)[:40]), []).append(label)
-    return [f"{name}={value} passed to {', '.join(labels)} only" for (name, value), labels in takers.items()]
+    found = []
+    for (name, value), labels in takers.items():
+        unit, quantity = _LIMITS.get(name, ("", ""))
+        text = f"{name}={value}{unit} passed to {', '.join(labels)}"
+        if len(labels) < len(builders):
+            text += " and not to the others"
+            text += f" (a limit on all: best({quantity}=...))" if quantity else ""
+        found.append(text)
+    return found
 
 
 # --- what it costs ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import product
 
+import numpy as np
 import pytest
 
 from pipelab.core.actions import Action, Kind
@@ -233,6 +234,27 @@ def test_two_chains_need_two_micro_batches():
         list_schedule(Placement.bidirectional(2), num_microbatches=1)
 
 
-def test_a_rule_returns_what_can_be_sorted():
-    with pytest.raises(TypeError, match=r"priority must return keys that can be sorted.*returned 'None'"):
-        list_schedule(Placement.linear(2), num_microbatches=2, priority=lambda action: None)
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (
+            lambda a: None,
+            "priority returned None for 0F1 and None for 0F0, .* must return a number for every",
+        ),
+        (lambda a: "x" if str(a) == "1B1" else a.microbatch, "'x' for 1B1"),
+        (lambda a: np.zeros(2), r"array\(\[0., 0.\]\) for 0F0, which cannot be compared"),
+    ],
+)
+def test_a_rule_whose_keys_cannot_be_compared_is_refused_with_them(rule, said):
+    with pytest.raises(TypeError, match=said):
+        list_schedule(Placement.linear(2), num_microbatches=2, priority=rule)
+
+
+def test_an_error_within_a_rule_keeps_its_type_and_names_the_action():
+    with pytest.raises(KeyError) as found:
+        list_schedule(Placement.linear(2), num_microbatches=2, priority=lambda a: {"0F0": 1}[str(a)])
+    assert "for action 0F1" in found.value.__notes__[0]
+
+
+def test_the_help_names_every_rule():
+    assert all(f'"{name}"' in list_schedule.__doc__ for name in PRIORITIES)

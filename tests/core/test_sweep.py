@@ -49,6 +49,14 @@ def test_a_refused_point_has_a_reason_and_no_numbers(found):
         refused.trace()
 
 
+def test_the_repr_of_a_point_names_its_numbers(found):
+    assert repr(found.where(schedule="1f1b", num_microbatches=8).points[0]) == (
+        "SweepPoint(schedule='1f1b', num_ranks=4, num_microbatches=8, stages_per_rank=1, latency=0.0, makespan=33, "
+        "bubble_fraction=0.272727, bubble_ratio=0.375, span_bubble=0.272727, peak_in_flight=4, peak_activations=4)"
+    )
+    assert repr(found.refused[0]).endswith("refusal='picky needs m >= 4, not 2.')")
+
+
 def test_print_shows_the_points_that_ran_and_says_why_the_others_did_not(found):
     text = str(found)
     assert text.splitlines()[0].split()[:2] == ["schedule", "ranks"]
