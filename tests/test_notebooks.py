@@ -11,7 +11,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 LARGEST = 1_500_000  # bytes: what still opens at once on the web
-PATHS = re.compile(r"(?<![\w.])(/home/|/root/|/Users/|/tmp/|/work/|C:\\\\)")
+PATHS = re.compile(r"(?<![\w.])(/(home|root|Users|tmp|work)/|C:\\\\)")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,7 +6,6 @@ Costs hold at one micro-batch size; a `Profile` makes them for any size and any 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,6 +14,7 @@ from pipelab.core import strict_json
 from pipelab.core.actions import Kind, as_index
 from pipelab.core.links import MOST, Links
 from pipelab.core.placement import MAX_STAGES
+from pipelab.core.saving import Saved
 from pipelab.errors import PipelabError
 
 __all__ = ["Costs", "Links", "StageBytes"]
@@ -94,7 +94,7 @@ class StageBytes:
 
 
 @dataclass(frozen=True)
-class Costs:
+class Costs(Saved):
     """Seconds per model stage, for one micro-batch.
 
     Attributes:
@@ -226,20 +226,6 @@ class Costs:
         if len(work) > 1 and self.overlap is not None:
             return self.overlap[work[0][1]]
         return sum(self.seconds(kind, stage) for kind, stage in work)
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the costs as JSON, atomically; `pp.load` reads them.
-
-        Args:
-            path: where to.
-            overwrite: replace a file that is there.
-
-        Raises:
-            PipelabError: the file exists and `overwrite` is False, or they are longer than `load` would read.
-        """
-        from pipelab.core.interchange import json_files  # files are about values
-
-        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The costs as plain values, ready for JSON; what is None is left out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pipelab.core import strict_json
 from pipelab.core.actions import as_index
 from pipelab.core.costs import Links
+from pipelab.core.saving import Saved
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
@@ -63,7 +63,7 @@ Devices = str | tuple[str, ...] | VirtualDevices
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Saved):
     """All that an engine needs: which stages, in which order, where.
 
     Attributes:
@@ -162,21 +162,6 @@ class Plan:
             _read_devices(found["devices"], f"{where}.devices"),
             None if links is None else Links.from_dict(links, f"{where}.links"),
         )
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the plan as JSON, atomically; `pp.load` reads it.
-
-        Args:
-            path: where to.
-            overwrite: replace a file that is there.
-
-        Raises:
-            PipelabError: the file exists and `overwrite` is False, or the plan is longer than `load` would
-                read.
-        """
-        from pipelab.core.interchange import json_files  # files are about values
-
-        json_files.save(self, path, overwrite)
 
 
 def _devices(devices: str | Iterable[str] | VirtualDevices) -> Devices:

@@ -7,7 +7,6 @@ The fixed part a is why many small micro-batches do not cost the same as a few l
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from pipelab.core.actions import as_index
 from pipelab.core.costs import Costs, Links, StageBytes
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
+from pipelab.core.saving import Saved
 from pipelab.core.split import Split, first_doubled
 from pipelab.core.tables import html_table, pretty, text_table
 from pipelab.errors import PipelabError, nearest
@@ -64,7 +64,7 @@ _LINES = ("forward", "input_grad", "weight_grad", "activation_bytes", "output_by
 
 
 @dataclass(frozen=True, repr=False)
-class Profile:
+class Profile(Saved):
     """What each layer of a model costs, as a function of the micro-batch size.
 
     Attributes:
@@ -231,20 +231,6 @@ class Profile:
             columns[label] = [line.at(self.batch_size) for line in getattr(self, name)]
         columns["parameters [bytes]"] = self.parameter_bytes
         return pd.DataFrame(columns)
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the profile as JSON, atomically; `pp.load` reads it.
-
-        Args:
-            path: where to.
-            overwrite: replace a file that is there.
-
-        Raises:
-            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
-        """
-        from pipelab.core.interchange import json_files  # files are about values
-
-        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain values, ready for JSON; a line is [fixed, per_sample]."""

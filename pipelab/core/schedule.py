@@ -6,7 +6,6 @@ all read it, and none of them knows it by name. Idle time is not in it: that fol
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from pipelab.core.cells import placement_of, read_cells
 from pipelab.core.placement import Placement
 from pipelab.core.quantities import counted
 from pipelab.core.recurrence import Predecessors, Recurrence
+from pipelab.core.saving import Saved
 from pipelab.core.tables import pretty
 from pipelab.core.validation import Checked, check
 from pipelab.core.workload import Workload
@@ -37,7 +37,7 @@ _NUMBERING = ("minibatches", "slices")
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Schedule:
+class Schedule(Saved):
     """For each rank the order of its actions.
 
     Attributes:
@@ -402,20 +402,6 @@ class Schedule:
         from pipelab.core.interchange.torch_runtime import judge
 
         return judge(self)
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the schedule as JSON, atomically; `pp.load` reads it.
-
-        Args:
-            path: where to.
-            overwrite: replace a file that is there.
-
-        Raises:
-            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
-        """
-        from pipelab.core.interchange import json_files
-
-        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain values, ready for JSON: each rank's order is one text of cells."""

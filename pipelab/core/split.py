@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pipelab.core import strict_json
+from pipelab.core.saving import Saved
 from pipelab.errors import PipelabError
 
 __all__ = ["Split"]
@@ -24,7 +24,7 @@ def first_doubled(names: Iterable[str]) -> str | None:
 
 
 @dataclass(frozen=True, repr=False)
-class Split:
+class Split(Saved):
     """The cut points of a model: one stage begins at each named layer, and stage 0 at the model's start.
 
     Attributes:
@@ -73,20 +73,6 @@ class Split:
     def __str__(self) -> str:
         starts = ", ".join(("the start", *self.cuts))
         return f"{self.num_stages} stage{'s' * (self.num_stages > 1)}, beginning at {starts}"
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the split as JSON, atomically; `pp.load` reads it.
-
-        Args:
-            path: where to.
-            overwrite: replace a file that is there.
-
-        Raises:
-            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
-        """
-        from pipelab.core.interchange import json_files  # files are about values
-
-        json_files.save(self, path, overwrite)
 
     def to_dict(self) -> dict[str, Any]:
         """The cuts as a plain list."""

@@ -23,6 +23,7 @@ from pipelab.core.memory import MemoryCurve, MemoryParts, memory_curves, memory_
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.report import Report
+from pipelab.core.saving import Saved
 from pipelab.core.schedule import Schedule
 from pipelab.core.tables import pretty
 from pipelab.errors import PipelabError, one_of
@@ -44,7 +45,7 @@ _COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trace:
+class Trace(Saved):
     """When each action started and ended.
 
     The first rows are the cells of the schedule, in table order; rows of other lanes may follow:
@@ -342,20 +343,6 @@ class Trace:
 
     def __hash__(self) -> int:
         return hash((self.schedule, self.clock, self.label, self.start.tobytes(), self.end.tobytes()))
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the trace as JSON, atomically; `pp.load` reads it.
-
-        Args:
-            path: where to.
-            overwrite: replace a file that is there.
-
-        Raises:
-            PipelabError: the file exists and `overwrite` is False, or it is longer than `load` would read.
-        """
-        from pipelab.core.interchange import json_files  # files are about values
-
-        json_files.save(self, path, overwrite)
 
     def save_chrome(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the trace for ui.perfetto.dev and chrome://tracing, atomically; `pp.read_trace` reads it back.

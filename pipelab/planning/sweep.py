@@ -8,7 +8,6 @@ stages a rank get the model cut into smaller pieces, not a larger model. What do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import getdoc, signature
@@ -18,6 +17,7 @@ from typing import Any
 from pipelab.core.actions import as_index
 from pipelab.core.costs import Costs, Links
 from pipelab.core.profile import Profile
+from pipelab.core.progress import Bar, Progress
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import SCHEDULES, ScheduleInfo, schedule
 from pipelab.core.simulation import simulate
@@ -51,7 +51,7 @@ def sweep(
     split: Split | None = None,
     batch_size: int | None = None,
     links: Links | Iterable[Links] | None = None,
-    progress: bool | Callable[[int, int], None] = True,
+    progress: Progress = True,
     **options: Any,
 ) -> Sweep:
     """Simulate every schedule at every size.
@@ -114,10 +114,10 @@ def sweep(
     if not cases:
         raise PipelabError("This sweep has no points: each of its lists needs at least one entry.")
     found = []
-    with _bar(len(cases), progress) as advance:
+    with Bar(len(cases), progress, "sweep") as bar:
         for (label, build), p, v, link, m in cases:
             found.append(_point(label, build, rule, p, v, m, link))
-            advance(len(found))
+            bar.advance()
     points = _alike(found)
     if all(point.refusal for point in points):
         raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
@@ -389,27 +389,3 @@ def _whole(name: str, value: int | Iterable[int]) -> list[int]:
     if min(found) < 1:
         raise PipelabError(f"{name} holds {min(found)}; it must be at least 1.")
     return found
-
-
-def _bar(
-    total: int, progress: bool | Callable[[int, int], None]
-) -> AbstractContextManager[Callable[[int], Any]]:
-    if callable(progress):
-        report = progress
-        return nullcontext(lambda done: report(done, total))
-    return _TqdmBar(total) if progress else nullcontext(lambda done: None)
-
-
-class _TqdmBar:
-    """A bar for what takes over a second; it is gone when the sweep ends, in whatever way."""
-
-    def __init__(self, total: int) -> None:
-        from tqdm.auto import tqdm  # planning loads no front end before one is wanted
-
-        self._bar = tqdm(total=total, desc="sweep", unit="point", delay=1, leave=False)
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return lambda done: self._bar.update()
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()

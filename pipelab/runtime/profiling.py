@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from pipelab.core.profile import Affine, Profile
+from pipelab.core.progress import Bar, Progress
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 from pipelab.runtime.devices import resolve
@@ -26,8 +26,6 @@ from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import check_model
 from pipelab.runtime.stages import CutModel, StepContext, SuspendedStages
 from pipelab.runtime.threads import ThreadPool
-
-Progress = bool | Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,12 @@ def profile(
     bench = _Bench(model, names, torch.device(name), loss_fn, threads)
     host_threads = torch.get_num_threads()
     try:
-        with preserved(model), torch.enable_grad(), Interrupts(bench.stop), _Bar(runs, progress) as bar:
+        with (
+            preserved(model),
+            torch.enable_grad(),
+            Interrupts(bench.stop),
+            Bar(runs, progress, "profile") as bar,
+        ):
             measured = {n: bench.measure(*enlarge(args, target, n), n, repeats, bar.advance) for n in sizes}
     finally:
         torch.set_num_threads(host_threads)
@@ -196,30 +199,6 @@ class _Bench:
             raise KeyboardInterrupt from None
         self._rank.finish()
         return time.perf_counter() - begin
-
-
-class _Bar:
-    """Shows progress the way the caller asked for."""
-
-    def __init__(self, total: int, progress: Progress) -> None:
-        self._total, self._done = total, 0
-        self._report = progress if callable(progress) else None
-        # A bar appears only for what takes over a second. (Even a disabled one would start a thread of tqdm's.)
-        self._bar = tqdm(total=total, desc="profile", delay=1, leave=False) if progress is True else None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self) -> None:
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update()
-        if self._report is not None:
-            self._report(self._done, self._total)
 
 
 def _median(rows: list[list[float]]) -> np.ndarray:
