@@ -98,8 +98,6 @@ def _rooms(jobs: Jobs) -> list[list[_Room]]:
     placement, m = jobs.placement, jobs.num_microbatches
     rooms: list[list[_Room]] = [[] for _ in range(placement.num_ranks)]
     last = len(jobs.kinds) - 1
-    if not last:
-        return rooms  # without a backward nothing is kept
     for rank, found in enumerate(rooms):
         stages = placement.stages_of(rank)
         one = dict.fromkeys(stages, 1)
@@ -145,7 +143,7 @@ class _Rank:
 class _Loop:
     """The state of one run of `dispatch`; urgencies number the actions, 0 is the most urgent."""
 
-    def __init__(self, jobs: Jobs, urgency: Sequence[int], patience: Sequence[float]) -> None:
+    def __init__(self, jobs: Jobs, urgency: Sequence[int] | IntArray, patience: Sequence[float]) -> None:
         """Give each action its place in the order of urgency, and let the first ones arrive."""
         self.patience = patience
         by_urgency = np.asarray(urgency, dtype=np.int64)
@@ -251,4 +249,4 @@ def dispatch(jobs: Jobs, urgency: Sequence[int] | IntArray, patience: Sequence[f
     Returns:
         The orders, and how long they take.
     """
-    return _Loop(jobs, [int(number) for number in urgency], patience).run()
+    return _Loop(jobs, urgency, patience).run()

@@ -29,7 +29,7 @@ class Jobs:
         placement: where the stages are.
         num_microbatches: m.
         costs: seconds, links and bytes; per model stage.
-        kinds: (F, B), (F, I, W), or (F,) alone.
+        kinds: (F, B) or (F, I, W).
         caps: for each rank the most chunks in flight; None for no cap.
         room: for each rank the most bytes of activations; None for no cap.
         stage_caps: for each stage the most micro-batches in flight; None for no cap.
@@ -72,8 +72,7 @@ class Jobs:
             sent = 0.0 if costs.bytes is None else costs.bytes.outputs[placement.model_stages[s]]
             a, b = placement.ranks[s], placement.ranks[t]
             found[0][s].append((0, t, costs.links.seconds(a, b, sent)))
-            if len(self.kinds) > 1:
-                found[1][t].append((1, s, costs.links.seconds(b, a, sent)))
+            found[1][t].append((1, s, costs.links.seconds(b, a, sent)))
         for k in range(len(self.kinds) - 1):
             for s in range(placement.num_stages):
                 found[k][s].append((k + 1, s, 0.0))

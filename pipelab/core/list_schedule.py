@@ -31,7 +31,7 @@ from pipelab.core.actions import Action, Kind, as_index
 from pipelab.core.costs import Costs
 from pipelab.core.dispatch import dispatch
 from pipelab.core.jobs import Jobs
-from pipelab.core.memory import peaks
+from pipelab.core.memory import resident
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.validation import check_size
@@ -81,7 +81,7 @@ def list_schedule(
         num_microbatches: m.
         priority: "backward-first", "forward-first", "oldest-first" (the older micro-batch) or "longest-first" (the
             longest chain of needs behind it), all with W last; or a function from an `Action` to a sort key, a number
-            or a tuple of them: least first. Ties go to the action that is earlier in its micro-batch, then to the
+            or a tuple of them: least first. Ties go to F before I or B before W, then to the lower stage, then to the
             older micro-batch.
         max_in_flight: the most micro-batches (stage chunks, where it holds several stages) that a rank has in
             flight, from F to the end of the backward; one number, or one a rank; None for no cap.
@@ -210,13 +210,10 @@ def _room(jobs: Jobs, max_bytes: float | Iterable[float]) -> tuple[int, ...]:
     placement, held = jobs.placement, jobs.costs.bytes
     if held is None:
         raise PipelabError("max_bytes needs costs with bytes: Costs(..., bytes=StageBytes(...)).")
-    one = replace(jobs, num_microbatches=placement.chains, caps=None)
-    table = one.table(dispatch(one, range(len(one.columns[0]))).orders)
-    weightless = replace(held, activations=(0.0,) * held.num_stages)
-    resident = peaks(Schedule.from_table(table, placement), weightless).tolist()
-    least = [base + kept for base, kept in zip(resident, jobs.of_one(jobs.kept_bytes), strict=True)]
+    always = resident(placement, held).sum(axis=1).tolist()
+    least = [base + kept for base, kept in zip(always, jobs.of_one(jobs.kept_bytes), strict=True)]
     limits = _limits("max_bytes", max_bytes, least, "bytes for its weights and one micro-batch")
-    return tuple(math.floor(limit - base) for limit, base in zip(limits, resident, strict=True))
+    return tuple(math.floor(limit - base) for limit, base in zip(limits, always, strict=True))
 
 
 def _limits(name: str, value: Any, least: Sequence[Any], what: str) -> tuple[Any, ...]:

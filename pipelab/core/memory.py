@@ -14,6 +14,7 @@ I frees nothing here, though a runtime may free what only the input's gradient n
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from pipelab.core.actions import CODES, IntArray, Kind
 from pipelab.core.costs import StageBytes
 from pipelab.core.feed import queued
+from pipelab.core.placement import Placement
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.schedule import Schedule
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from pipelab.core.trace import Trace
 
-__all__ = ["PARTS", "MemoryCurve", "MemoryParts", "memory_curves", "memory_parts", "peaks"]
+__all__ = ["PARTS", "MemoryCurve", "MemoryParts", "memory_curves", "memory_parts", "peaks", "resident"]
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "queued input")
 """What the memory of a rank consists of."""
@@ -165,18 +167,39 @@ def _events(schedule: Schedule) -> _Events:
     return _Events(row, is_forward, table.rank[row])
 
 
-def _resident(schedule: Schedule, bytes: StageBytes) -> FloatArray:
-    """Shape (ranks, parts): what is there all the time."""
-    held = np.zeros((schedule.num_ranks, len(PARTS)))
-    model_stage = schedule.placement.model_stages
-    here = {(rank, model_stage[s]) for s, rank in enumerate(schedule.placement.ranks)}
-    versions = schedule.weight_versions().kept.tolist() if schedule.minibatches > 1 else None
+def resident(
+    placement: Placement,
+    bytes: StageBytes,
+    *,
+    has_backward: bool = True,
+    versions: Sequence[int] | None = None,
+) -> FloatArray:
+    """What each rank holds all the time.
+
+    Args:
+        placement: where the stages are.
+        bytes: bytes per model stage.
+        has_backward: whether there are gradients and the optimizer's state.
+        versions: for each stage how many versions of its weights are kept; None is one.
+
+    Returns:
+        Shape (ranks, parts): bytes of each of `PARTS`.
+    """
+    held = np.zeros((placement.num_ranks, len(PARTS)))
+    model_stage = placement.model_stages
+    here = {(rank, model_stage[s]) for s, rank in enumerate(placement.ranks)}
     for rank, stage in sorted(here):  # a replica and its original on one rank share their weights
         held[rank, _WEIGHTS] += bytes.parameters[stage] * (1 if versions is None else versions[stage])
-        if schedule.has_backward:
+        if has_backward:
             held[rank, _GRADIENTS] += bytes.parameters[stage]
             held[rank, _OPTIMIZER] += 0.0 if bytes.optimizer is None else bytes.optimizer[stage]
     return held
+
+
+def _resident(schedule: Schedule, bytes: StageBytes) -> FloatArray:
+    """Shape (ranks, parts): what a schedule's ranks hold all the time."""
+    versions = schedule.weight_versions().kept.tolist() if schedule.minibatches > 1 else None
+    return resident(schedule.placement, bytes, has_backward=schedule.has_backward, versions=versions)
 
 
 def _activations(schedule: Schedule, events: _Events, bytes: StageBytes | None) -> FloatArray:

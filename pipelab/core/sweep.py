@@ -40,7 +40,6 @@ class SweepPoint:
         num_ranks: p.
         num_microbatches: m, as asked for.
         stages_per_rank: v; None where the schedule was refused before it could say.
-        latency: seconds of a transfer between ranks; None where links differ from each other.
         links: between the ranks; None where it was refused before they were known.
         links_text: what tells these links from the others of the sweep, beside the latency; "" for nothing.
         numbers: one for each of `QUANTITIES`; none where it was refused.
@@ -53,13 +52,18 @@ class SweepPoint:
     num_ranks: int
     num_microbatches: int
     stages_per_rank: int | None
-    latency: float | None
     links: Links | None = None
     links_text: str = ""
     numbers: tuple[float, ...] = ()
     refusal: str = ""
     costs: Costs | None = field(default=None, repr=False)
     build: Callable[[], Schedule] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds of a transfer between ranks; None where links are not known, or differ from each other."""
+        latency = None if self.links is None else self.links.latency
+        return latency if isinstance(latency, float) else None
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("schedule", *SIZES)}
@@ -257,7 +261,7 @@ class Sweep:
         varying: dict[str, list[Any]] = {"schedule": [p.schedule for p in self.points]}
         for name, column in SIZES.items():
             numbers = [getattr(p, name) for p in self.points]
-            if name != "latency" or len(set(numbers)) > 1:
+            if name != "latency" or len({p.latency for p in self.points if p.links is not None}) > 1:
                 varying[column] = numbers if None not in numbers else [_or_nan(x) for x in numbers]
         if any(p.links_text for p in self.points):
             varying["links"] = [p.links_text for p in self.points]
@@ -296,7 +300,8 @@ class Sweep:
         return [name.partition(" [")[0] for name in columns], rows
 
     def _note(self) -> str:
-        shown = [q for q in QUANTITIES.values() if q.column in self.columns()]
+        columns = self.columns()
+        shown = [q for q in QUANTITIES.values() if q.column in columns]
         words = " ".join(f"{q.column.partition(' [')[0].capitalize()}: {q.definition}." for q in shown)
         lines = [f"Simulated clock; {self.conditions}.", *wrap(words, _WIDTH)]
         reasons: dict[tuple[str, str], list[str]] = {}

@@ -108,6 +108,8 @@ def sweep(
     per_rank: Sequence[int | None] = (
         [None] if stages_per_rank is None else _whole("stages_per_rank", stages_per_rank)
     )
+    if links is None and not callable(costs):  # a function of costs alone may have others at each size
+        links = costs.links if isinstance(costs, Costs) else Links()
     some_links = links_asked(links)
     check_bytes(some_links, costs, profile)
     cases = list(product(builders.items(), ranks, per_rank, some_links.items(), microbatches))
@@ -123,7 +125,7 @@ def sweep(
         raise PipelabError(f"Every size was refused. {points[0].schedule}: {points[0].refusal}")
     conditions = [
         rule.text,
-        links_text(list(some_links), costs),
+        links_text(list(some_links)),
         *_ordered_by_costs(builders),
         *_passed(builders),
     ]
@@ -326,7 +328,6 @@ def _point(
         num_ranks=p,
         num_microbatches=m,
         stages_per_rank=build.stages_per_rank(v),
-        latency=_latency(wish or Links()),
         links=wish,
         links_text=text,
     )
@@ -341,7 +342,6 @@ def _point(
     ran = replace(
         point,
         stages_per_rank=point.stages_per_rank or built.stages_per_rank,
-        latency=_latency(costs.links),
         links=costs.links,
         numbers=tuple(quantity.of(report, share) for quantity in QUANTITIES.values()),
         costs=costs,
@@ -371,10 +371,6 @@ def _alike(found: Sequence[tuple[SweepPoint, bool]]) -> tuple[SweepPoint, ...]:
 def _without_backward(point: SweepPoint, trained: str) -> SweepPoint:
     reason = f"{point.schedule} has no backward, and {trained} has one; give it a sweep of its own."
     return replace(point, numbers=(), refusal=reason, costs=None, build=None)
-
-
-def _latency(links: Links) -> float | None:
-    return links.latency if isinstance(links.latency, float) else None
 
 
 def _first_line(error: PipelabError) -> str:

@@ -42,18 +42,15 @@ def check_bytes(links: Iterable[Links | None], costs: object, profile: Profile |
         )
 
 
-def links_text(links: Sequence[Links | None], costs: object) -> str:
+def links_text(links: Sequence[Links | None]) -> str:
+    """What holds for all links of a sweep; None stands for those of a function of costs."""
     if len(links) > 1:
         shared = {f.name: getattr(links[0], f.name) for f in fields(Links) if _is_shared(f.name, links)}
         alike = Links(**shared)
         return "links as in the rows" + ("" if alike == Links() else f", all with {repr(alike)[6:-1]}")
-    if links[0] is not None:
-        found = links[0]
-    elif isinstance(costs, Costs):
-        found = costs.links
-    else:
-        return "links as the function has them" if callable(costs) else "free links"
-    return "free links" if found == Links() else repr(found)
+    if links[0] is None:
+        return "links as the function has them"
+    return "free links" if links[0] == Links() else repr(links[0])
 
 
 def _is_shared(name: str, links: Sequence[Links | None]) -> bool:

@@ -13,7 +13,7 @@ from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import SCHEDULES, schedule
 from pipelab.core.simulation import simulate
 from pipelab.core.sweep import Sweep
-from pipelab.errors import PipelabError, nearest
+from pipelab.errors import nearest
 from pipelab.planning.sweep import sweep
 from pipelab.teaching.exercise import Exercise, Mistake, Verdict, number_judge, short
 
@@ -22,20 +22,12 @@ from pipelab.teaching.exercise import Exercise, Mistake, Verdict, number_judge, 
 CAP_RANKS, CAP_MICROBATCHES, CAP = 8, 32, 5
 
 
-def trains_one_step(name: str) -> bool:
-    """Whether a schedule is one training step: with a backward, and one update at its end."""
-    try:
-        order = schedule(name, num_ranks=CAP_RANKS, num_microbatches=CAP_MICROBATCHES)
-    except PipelabError:
-        return False
-    return order.has_backward and order.minibatches == order.slices == 1
-
-
 @cache
 def candidates() -> Sweep:
     """Every named schedule that is a training step of whole micro-batches, at the size of the exercise."""
-    names = [name for name in SCHEDULES if trains_one_step(name)]
-    return sweep(schedules=names, num_ranks=CAP_RANKS, num_microbatches=CAP_MICROBATCHES, progress=False)
+    names = [name for name, info in SCHEDULES.items() if info.is_step]
+    found = sweep(schedules=names, num_ranks=CAP_RANKS, num_microbatches=CAP_MICROBATCHES, progress=False)
+    return found.where(schedule={point.schedule for point in found if not point.refusal})
 
 
 def judge_fitting(answer: Any) -> Verdict:

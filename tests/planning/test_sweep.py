@@ -307,3 +307,12 @@ def test_an_option_that_some_schedules_take_is_said_to_be_passed_to_them_only():
         "best(peak_activations=...))"
     ) in found.conditions
     assert "passed to" not in str(sweep(schedules="1f1b", num_ranks=2, num_microbatches=4, progress=False))
+
+
+def test_a_refused_row_has_the_links_of_the_others_and_makes_no_column_of_latencies():
+    costs = pp.Costs.uniform(4, latency=0.5)
+    found = sweep(
+        schedules=["1f1b", "pipedream"], num_ranks=4, num_microbatches=4, costs=costs, progress=False
+    )
+    assert found.refused and found.values("latency") == (0.5,)
+    assert "latency [s]" not in found.columns() and len(found.where(latency=0.5)) == 2

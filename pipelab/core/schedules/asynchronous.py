@@ -19,7 +19,7 @@ from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
 from pipelab.core.schedules.linear import hops_of_1f1b
-from pipelab.core.schedules.warmup import alternate
+from pipelab.core.schedules.warmup import alternate, one_stage
 from pipelab.core.validation import check_size
 from pipelab.errors import PipelabError
 
@@ -35,10 +35,8 @@ def _build(name: str, num_ranks: int, per_minibatch: int, num_minibatches: int) 
     """1F1B over all mini-batches without a flush, with an update of each stage after each mini-batch."""
     total = per_minibatch * num_minibatches
     check_size(name, num_ranks * (2 * total + num_minibatches))
-    shape = (num_ranks, total)
-    stage = np.broadcast_to(np.arange(num_ranks)[:, None], shape)
-    microbatch = np.broadcast_to(np.arange(total), shape)
-    table = alternate(np.arange(num_ranks)[::-1], (stage, microbatch), (stage, microbatch))
+    stream = one_stage(num_ranks, np.arange(total))
+    table = alternate(np.arange(num_ranks)[::-1], stream, stream)
     is_last = (table.kind == _B) & (table.microbatch % per_minibatch == per_minibatch - 1)
     after = np.flatnonzero(is_last)
     updated = ActionTable(

@@ -99,8 +99,7 @@ def _search(jobs: Jobs, known: Sequence[Schedule], name: str) -> Schedule:
 
 
 def _shortest(found: Iterable[Schedule], jobs: Jobs, name: str) -> Schedule:
-    shortest = min(found, key=lambda one: simulate(one, jobs.costs).makespan)
-    return Schedule.from_table(shortest.table, shortest.placement, name=name)
+    return min(found, key=lambda one: simulate(one, jobs.costs).makespan).with_name(name)
 
 
 def _dispatched(jobs: Jobs) -> Schedule:

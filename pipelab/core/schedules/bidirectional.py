@@ -50,9 +50,8 @@ def _both_ways(name: str, rows: Rows, num_ranks: int, num_microbatches: int) -> 
     upwards = m - m // 2
     rows = rows.where(rows.microbatch < np.where(rows.chunk, m // 2, upwards))
     rows = replace(rows, microbatch=rows.microbatch + rows.chunk * upwards)
-    up = np.arange(p)
-    stages = np.stack([up, 2 * p - 1 - up], axis=1)
-    return Schedule.from_table(rows.table(stages), Placement.bidirectional(p), name=name)
+    placement = Placement.bidirectional(p)
+    return Schedule.from_table(rows.table(placement), placement, name=name)
 
 
 def _chimera(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:

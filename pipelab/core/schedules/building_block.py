@@ -35,6 +35,7 @@ from pipelab.core.list_schedule import plan_jobs
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
+from pipelab.core.simulation import simulate
 from pipelab.core.validation import check_size
 
 __all__ = ["FAMILY"]
@@ -78,17 +79,14 @@ def _block(num_ranks: int, steps: Steps, waits: Waits) -> IntArray | None:
 
 
 def _held(block: IntArray) -> IntArray:
-    """Shape (2, p): how many micro-batches of each chunk a rank holds at most, when the block repeats for ever."""
+    """Shape (moments of a period, 2, p): how many micro-batches of each chunk a rank holds, as the block repeats."""
     time = np.arange(_PERIOD)[:, None, None]
-    begun, ended = ((time - moment) // _PERIOD for moment in (block[0], block[2] + 1))
-    return np.asarray((begun - ended).max(axis=0))
+    return np.asarray((time - block[0]) // _PERIOD - (time - block[2] - 1) // _PERIOD)
 
 
 def _peak(block: IntArray) -> int:
     """The most chunks that any rank holds."""
-    time = np.arange(_PERIOD)[:, None, None]
-    begun, ended = ((time - moment) // _PERIOD for moment in (block[0], block[2] + 1))
-    return int((begun - ended).sum(axis=1).max())
+    return int(_held(block).sum(axis=1).max())
 
 
 def _best_block(num_ranks: int, steps: Steps) -> IntArray:
@@ -119,11 +117,10 @@ def _build(
     rank = np.array(placement.ranks)[jobs.columns[1][in_order]]
     table = jobs.table([in_order[rank == r] for r in range(num_ranks)])
     squeezed = Schedule.from_table(table, placement, name=name)
-    ends = squeezed.recurrence.times(np.ones(6 * num_ranks * num_microbatches), 0.0)[1]
-    first, second = _held(block)
+    first, second = _held(block).max(axis=0)
     capped = replace(jobs, stage_caps=(*first.tolist(), *second[::-1].tolist()))
     reordered = dispatch(capped, _urgency(jobs, block, reorder=True))
-    if ends.max() <= reordered.makespan:
+    if simulate(squeezed, jobs.costs).makespan <= reordered.makespan:
         return squeezed
     return Schedule.from_table(jobs.table(reordered.orders), placement, name=name)
 

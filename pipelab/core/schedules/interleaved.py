@@ -19,10 +19,10 @@ from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
 from pipelab.core.schedules.linear import hops_there_and_back
-from pipelab.core.schedules.warmup import Stream, alternate, forward_only
+from pipelab.core.schedules.warmup import alternate, forward_only, stages_of
 from pipelab.core.validation import check_size
 
-__all__ = ["FAMILY", "WHOLE_GROUPS", "depth_first", "groups_of", "stages_of"]
+__all__ = ["FAMILY", "WHOLE_GROUPS", "depth_first", "groups_of"]
 
 
 def groups_of(num_ranks: int, num_microbatches: int) -> IntArray:
@@ -43,12 +43,6 @@ def depth_first(groups: IntArray, num_chunks: int) -> tuple[IntArray, IntArray]:
     block_size = np.repeat(groups, num_chunks)
     block_first = np.cumsum(block_size) - block_size
     return chunk, np.arange(len(chunk)) + np.repeat(block_start - block_first, block_size)
-
-
-def stages_of(num_ranks: int, chunk: IntArray, microbatch: IntArray) -> Stream:
-    """The same chunks and micro-batches on every rank, each of shape (p, m v)."""
-    stage = chunk * num_ranks + np.arange(num_ranks)[:, None]
-    return stage, np.broadcast_to(microbatch, stage.shape)
 
 
 def _interleaved(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:

@@ -16,7 +16,7 @@ from pipelab.core.closed_form import Assumption, ClosedForm, Terms, at_most
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
-from pipelab.core.schedules.warmup import alternate
+from pipelab.core.schedules.warmup import alternate, one_stage
 from pipelab.core.validation import check_size
 
 __all__ = ["FAMILY", "hops_of_1f1b", "hops_there_and_back"]
@@ -25,10 +25,8 @@ __all__ = ["FAMILY", "hops_of_1f1b", "hops_there_and_back"]
 def _build(name: str, warmup: IntArray, num_microbatches: int) -> Schedule:
     num_ranks = len(warmup)
     check_size(name, 2 * num_ranks * num_microbatches)
-    shape = (num_ranks, num_microbatches)
-    stage = np.broadcast_to(np.arange(num_ranks)[:, None], shape)
-    microbatch = np.broadcast_to(np.arange(num_microbatches), shape)
-    table = alternate(warmup, (stage, microbatch), (stage, microbatch))
+    stream = one_stage(num_ranks, np.arange(num_microbatches))
+    table = alternate(warmup, stream, stream)
     return Schedule.from_table(table, Placement.linear(num_ranks), name=name)
 
 

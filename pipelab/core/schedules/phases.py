@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
+from pipelab.core.placement import Placement
 
 __all__ = ["Phase", "Rows", "late_weights", "lay_out"]
 
@@ -69,12 +70,9 @@ class Rows:
     def _columns(self) -> tuple[IntArray, ...]:
         return self.kind, self.chunk, self.microbatch, self.rank, self.at, self.member
 
-    def table(self, stages: IntArray) -> ActionTable:
-        """Sort the rows.
-
-        Args:
-            stages: shape (p, v): the stage of each chunk of each rank.
-        """
+    def table(self, placement: Placement) -> ActionTable:
+        """Sort the rows; the chunks of a rank are its stages, ascending."""
+        stages = np.argsort(placement.ranks, kind="stable").reshape(placement.num_ranks, -1)
         cell = self.rank * (int(self.at.max()) + 1) + self.at
         order = np.argsort(2 * cell + self.member, kind="stable")
         rank, chunk = self.rank[order], self.chunk[order]

@@ -18,7 +18,7 @@ from pipelab.core.closed_form import Assumption, ClosedForm
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
-from pipelab.core.schedules.warmup import alternate
+from pipelab.core.schedules.warmup import alternate, one_stage
 from pipelab.core.validation import check_size
 from pipelab.errors import PipelabError
 
@@ -36,12 +36,10 @@ def _seq_1f1b(
         raise PipelabError(f"num_slices is {k}; it must be at least 1. With 1 slice it is 1f1b.")
     total = num_microbatches * k
     check_size("seq-1f1b", 2 * num_ranks * total)
-    number, shape = np.arange(total), (num_ranks, total)
-    stage = np.broadcast_to(np.arange(num_ranks)[:, None], shape)
-    forward = np.broadcast_to(number, shape)
-    backward = np.broadcast_to(number // k * k + (k - 1 - number % k), shape)
-    warmup = np.arange(num_ranks)[::-1] + k - 1
-    table = alternate(warmup, (stage, forward), (stage, backward))
+    number = np.arange(total)
+    forward = one_stage(num_ranks, number)
+    backward = one_stage(num_ranks, number // k * k + (k - 1 - number % k))
+    table = alternate(np.arange(num_ranks)[::-1] + k - 1, forward, backward)
     return Schedule.from_table(table, Placement.linear(num_ranks), name="seq-1f1b", slices=k)
 
 

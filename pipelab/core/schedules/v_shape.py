@@ -17,7 +17,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pipelab.core.actions import IntArray
 from pipelab.core.closed_form import EQUAL_SECONDS, Assumption, ClosedForm, Terms, at_most
 from pipelab.core.costs import Costs
 from pipelab.core.placement import Placement
@@ -29,12 +28,6 @@ from pipelab.core.schedules.phases import Phase, late_weights, lay_out
 from pipelab.core.validation import check_size
 
 __all__ = ["FAMILY"]
-
-
-def _stages(num_ranks: int) -> IntArray:
-    """Shape (p, 2): the stages of each rank."""
-    ranks = np.arange(num_ranks)
-    return np.stack([ranks, 2 * num_ranks - 1 - ranks], axis=1)
 
 
 def _zb_v(
@@ -66,7 +59,8 @@ def _zb_v(
         Phase("W0", r),
     )
     rows, _ = lay_out(phases, p, m)
-    closed = Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="zb-v")
+    placement = Placement.v(p)
+    closed = Schedule.from_table(rows.table(placement), placement, name="zb-v")
     if costs is None and max_in_flight is None and max_bytes is None:
         return closed
     return search_from(closed, costs, max_in_flight, max_bytes)
@@ -100,7 +94,8 @@ def _dualpipev(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> S
     )
     rows, begins = lay_out(phases, p, m)
     rows += late_weights(rows, begins[7] + odd, begins[9], p - 1 - r)
-    return Schedule.from_table(rows.table(_stages(p)), Placement.v(p), name="dualpipev")
+    placement = Placement.v(p)
+    return Schedule.from_table(rows.table(placement), placement, name="dualpipev")
 
 
 def _work_dualpipev(t: Terms) -> float:

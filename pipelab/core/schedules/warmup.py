@@ -20,14 +20,24 @@ from __future__ import annotations
 import numpy as np
 
 from pipelab.core.actions import CODES, ActionTable, IntArray, Kind
-from pipelab.core.validation import check_size
 
-__all__ = ["Stream", "alternate", "alternate_split", "forward_only"]
+__all__ = ["Stream", "alternate", "alternate_split", "forward_only", "one_stage", "stages_of"]
 
 _F, _I, _W, _B = (CODES[kind] for kind in (Kind.F, Kind.I, Kind.W, Kind.B))
 
 Stream = tuple[IntArray, IntArray]
 """Stage and micro-batch of a rank's k-th action of one kind, each of shape (p, n)."""
+
+
+def stages_of(num_ranks: int, chunk: IntArray, microbatch: IntArray) -> Stream:
+    """The same chunks and micro-batches on every rank, each of shape (n,); chunk c of rank r is stage c*p + r."""
+    stage = chunk * num_ranks + np.arange(num_ranks)[:, None]
+    return stage, np.broadcast_to(microbatch, stage.shape)
+
+
+def one_stage(num_ranks: int, microbatch: IntArray) -> Stream:
+    """The same micro-batches on every rank, whose one stage has the rank's number."""
+    return stages_of(num_ranks, np.zeros_like(microbatch), microbatch)
 
 
 def alternate(warmup: IntArray, forward: Stream, backward: Stream) -> ActionTable:
@@ -38,8 +48,7 @@ def alternate(warmup: IntArray, forward: Stream, backward: Stream) -> ActionTabl
         forward: stage and micro-batch of a rank's k-th forward, each of shape (p, n).
         backward: the same of its k-th backward.
     """
-    num_ranks, count = forward[0].shape
-    check_size("The schedule", 2 * num_ranks * count)
+    count = forward[0].shape[1]
     w = np.minimum(warmup, count)[:, None]
     k = np.arange(count)
     at_forward = np.where(k < w, k, 2 * k - w)
@@ -59,8 +68,7 @@ def alternate_split(warmup: IntArray, held_back: IntArray, forward: Stream, back
         forward: stage and micro-batch of a rank's k-th forward, each of shape (p, n).
         backward: the same of its k-th I, which is also that of its k-th W.
     """
-    num_ranks, count = forward[0].shape
-    check_size("The schedule", 3 * num_ranks * count)
+    count = forward[0].shape[1]
     w = np.minimum(warmup, count)[:, None]
     lag = np.minimum(held_back, count)[:, None]
     k = np.arange(count)
@@ -97,6 +105,5 @@ def forward_only(forward: Stream) -> ActionTable:
         forward: stage and micro-batch of a rank's k-th forward, each of shape (p, n).
     """
     num_ranks, count = forward[0].shape
-    check_size("The schedule", num_ranks * count)
     kind = np.full(num_ranks * count, _F)
     return ActionTable(kind, forward[0].ravel(), forward[1].ravel(), np.repeat(np.arange(num_ranks), count))

@@ -64,8 +64,7 @@ def _hanayo(num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Sche
         member=np.zeros_like(ranks),
     )
     placement = Placement.wave(p, v)
-    stages = (chunk * p + np.where(chunk % 2, p - 1 - rank, rank))[:, :, 0]
-    return Schedule.from_table(rows.table(stages), placement, name="hanayo")
+    return Schedule.from_table(rows.table(placement), placement, name="hanayo")
 
 
 def _peak(t: Terms, rank: int) -> int:

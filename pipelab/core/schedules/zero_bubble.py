@@ -20,8 +20,8 @@ from pipelab.core.closed_form import Assumption, ClosedForm, Terms, at_most
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.core.schedules.info import ScheduleInfo
-from pipelab.core.schedules.interleaved import WHOLE_GROUPS, depth_first, groups_of, stages_of
-from pipelab.core.schedules.warmup import alternate_split
+from pipelab.core.schedules.interleaved import WHOLE_GROUPS, depth_first, groups_of
+from pipelab.core.schedules.warmup import alternate_split, stages_of
 from pipelab.core.validation import check_size
 
 __all__ = ["FAMILY"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelab.core.placement import Placement
 from pipelab.core.schedules.phases import Phase, Rows, lay_out
 
-STAGES = np.array([[0, 3], [1, 2]])
+PLACEMENT = Placement.v(2)
 
 
 def texts(phases: list[Phase], num_microbatches: int) -> list[str]:
     rows, _ = lay_out(phases, 2, num_microbatches)
-    table = rows.table(STAGES)
+    table = rows.table(PLACEMENT)
     actions = table.actions()
     return [
         " ".join(str(a) for a, r in zip(actions, table.cell_ranks, strict=True) if r == rank)
@@ -46,5 +47,5 @@ def test_free_cells_are_room_for_other_rows():
     assert [begin.tolist() for begin in begins] == [[0, 0], [4, 2]]
     one, zero = np.array([1]), np.array([0])
     more = Rows(np.array([2]), one, zero, zero, np.array([3]), zero)
-    order = (rows + more).table(STAGES).texts()
+    order = (rows + more).table(PLACEMENT).texts()
     assert order == ["0F0", "0F1", "3W0", "0I0", "0I1", "1F0", "1I0"]
