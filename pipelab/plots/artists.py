@@ -155,9 +155,7 @@ def show_rows(
     axes: Axes, row_y: Sequence[float] | np.ndarray, labels: Sequence[str], most: int = MOST_ROW_LABELS
 ) -> Sequence[int]:
     """Label the rows, or every second, fourth ... where they are too low for all labels; returns which."""
-    rows = abs(np.subtract(*axes.get_ylim()))
-    points_per_row = _pixels(axes)[1] / rows * 72.0 / _dots_per_inch(axes)
-    room = min(most, len(labels) * points_per_row / (SMALL_POINTS + 1.5))
+    room = min(most, len(labels) * points_per_row(axes) / (SMALL_POINTS + 1.5))
     every = next(n for n in (2**k for k in range(31)) if len(labels) <= n * max(room, 1.0))
     shown = range(0, len(labels), every)
     axes.set_yticks([row_y[n] for n in shown], [labels[n] for n in shown])
@@ -237,6 +235,16 @@ def _figure(axes: Axes) -> Figure:
     figure = axes.figure
     assert figure is not None
     return figure if isinstance(figure, Figure) else figure.get_figure(root=True)
+
+
+def points_high(axes: Axes) -> float:
+    """The height of the axes in points, of which 72 are an inch."""
+    return 72.0 * _pixels(axes)[1] / _dots_per_inch(axes)
+
+
+def points_per_row(axes: Axes) -> float:
+    """The height of a row, where rows are 1 high in data."""
+    return points_high(axes) / abs(float(np.subtract(*axes.get_ylim())))
 
 
 def _dots_per_inch(axes: Axes) -> float:

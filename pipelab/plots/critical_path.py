@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelab.core.quantities import as_seconds
 from pipelab.core.trace import Trace
+from pipelab.plots.artists import points_per_row
 from pipelab.plots.palette import INK, PATH
 from pipelab.plots.scene import HALF, Scene, rows_of
 from pipelab.plots.wording import counted
@@ -33,7 +34,7 @@ def add_path(axes: Axes, trace: Trace, path: CriticalPath, shown: Scene) -> Line
         The line, which names itself in a legend.
     """
     corners = path_points(trace, path, shown)
-    width = min(_WIDEST, _OF_ROW * _points_per_row(axes))
+    width = min(_WIDEST, _OF_ROW * points_per_row(axes))
     (line,) = axes.plot(
         corners[:, 0],
         corners[:, 1],
@@ -46,11 +47,6 @@ def add_path(axes: Axes, trace: Trace, path: CriticalPath, shown: Scene) -> Line
         path_effects=[Stroke(linewidth=_EDGE * width, foreground=INK), Normal()],
     )
     return line
-
-
-def _points_per_row(axes: Axes) -> float:
-    rows = abs(float(np.subtract(*axes.get_ylim())))
-    return float(axes.bbox.height / axes.figure.dpi * 72 / rows)  # type: ignore[union-attr]
 
 
 def path_points(trace: Trace, path: CriticalPath, shown: Scene) -> NDArray[np.float64]:

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 
 from pipelab.core.sweep import QUANTITIES, SIZES, Sweep
 from pipelab.errors import PipelabError, one_of
-from pipelab.plots.artists import SMALL_POINTS, set_headline
+from pipelab.plots.artists import SMALL_POINTS, points_high, set_headline
 from pipelab.plots.figure import TITLE_LINE, WIDTH, give_words, left_inches, row_inches
 from pipelab.plots.palette import BUSY, HATCH, IDLE, INK, LINES, MARKERS, MEMORY, STROKES
 from pipelab.plots.series import Series, named_points, series_of, size_text
-from pipelab.plots.sweep_axes import few, fixed, notes, quantity_axis, size_axis, terms
+from pipelab.plots.sweep_axes import SHARES, few, fixed, notes, quantity_axis, size_axis, terms
 from pipelab.plots.tradeoff import describe_tradeoff, draw_tradeoff, spots_of, tradeoff_title
 from pipelab.plots.wording import counted
 
@@ -144,7 +144,7 @@ def _new_axes(height: float, right: float, title: str) -> Axes:
 
 def _name_lines(ax: Axes, lines: Sequence[Series]) -> None:
     """The name of each line at its right end, moved apart where lines end close together."""
-    height = ax.bbox.height / ax.figure.dpi * 72  # type: ignore[union-attr]
+    height = points_high(ax)
     low, high = ax.get_ylim()
     ends = np.array([(line.y[-1] - low) / (high - low) * height for line in lines])
     places = _apart(ends, _LABEL_POINTS, height)
@@ -220,8 +220,8 @@ def _plot_bars(sweep: Sweep, y: str, ax: Axes | None) -> Axes:
         busy = values * [1 - point.value("bubble_fraction") for _, point in points]
         ax.barh(rows, busy, color=BUSY, height=0.72, label="busy, mean of the ranks")
         ax.barh(rows, values - busy, left=busy, **_HATCHED, label="idle, mean of the ranks")
-        ax.legend(loc="upper right", bbox_to_anchor=(1.0, -0.32 / _inches(ax)), ncols=2, **_LEGEND)
-    elif y in ("bubble_fraction", "bubble_ratio", "span_bubble"):
+        ax.legend(loc="upper right", bbox_to_anchor=(1.0, -0.32 * 72 / points_high(ax)), ncols=2, **_LEGEND)
+    elif y in SHARES:
         ax.barh(rows, values, **_HATCHED)
     else:
         ax.barh(rows, values, color=MEMORY, height=0.72)
@@ -256,10 +256,6 @@ _LEGEND: dict[str, Any] = {
     "borderaxespad": 0.0,
     "handlelength": 1.2,
 }
-
-
-def _inches(ax: Axes) -> float:
-    return float(ax.bbox.height / ax.figure.dpi)  # type: ignore[union-attr]
 
 
 def _bar_axes(names: Sequence[str], title: str) -> Axes:

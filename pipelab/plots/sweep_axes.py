@@ -16,7 +16,7 @@ from pipelab.plots.palette import INK
 from pipelab.plots.series import size_text, within
 from pipelab.plots.wording import literal, time_unit
 
-_SHARES = ("bubble_fraction", "bubble_ratio", "span_bubble")
+SHARES = ("bubble_fraction", "bubble_ratio", "span_bubble")
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -58,7 +58,7 @@ def quantity_axis(ax: Axes, y: str, most: float, along: Literal["x", "y"] = "y")
 def axis_unit(y: str, most: float) -> tuple[str, float]:
     """What the axis of a quantity is called, and how much one of its units is."""
     name = QUANTITIES[y].column.partition(" [")[0]
-    if y in _SHARES:
+    if y in SHARES:
         return y, 0.01
     if y == "makespan":
         seconds, unit = time_unit(most)
@@ -70,7 +70,7 @@ def axis_unit(y: str, most: float) -> tuple[str, float]:
 
 
 def tick_text(y: str, units: float) -> str:
-    return f"{units:g}{' %' if y in _SHARES else ''}"
+    return f"{units:g}{' %' if y in SHARES else ''}"
 
 
 class _RoundLocator(MaxNLocator):
