@@ -24,7 +24,6 @@ _NOTE = (
     "Bubble fraction: idle / (p x makespan). Bubble ratio: idle / busy.\n"
     "Span bubble: 1 - busy / (p x longest span of a rank). Peaks: of the rank that holds most."
 )
-_PERIOD = "\nPeriod: seconds that each further step takes where steps follow each other without a break."
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,13 @@ class Comparison:
     def __len__(self) -> int:
         return len(self.reports)
 
-    def columns(self, *, causes: bool = False) -> dict[str, npt.NDArray[Any]]:
+    def columns(self, *, causes: bool = False, period: bool = False) -> dict[str, npt.NDArray[Any]]:
         """The columns by their names, with units; one row a run.
 
         Args:
             causes: whether the idle time by cause is among them, in seconds of all ranks together.
+            period: whether `Report.period` is among them, not a number where it is not known. It takes longer than
+                all the others: seconds for steps of some hundred thousand actions.
         """
         columns: dict[str, list[Any]] = {
             "schedule": [report.label for report in self.reports],
@@ -63,9 +64,8 @@ class Comparison:
             columns["peak memory [bytes]"] = peaks
             sent = [np.nan if r.bytes_sent is None else sum(r.bytes_sent) for r in self.reports]
             columns["sent [bytes]"] = sent
-        periods = [np.nan if r.period is None else r.period for r in self.reports]
-        if not np.isnan(periods).all():
-            columns["period [s]"] = periods
+        if period:
+            columns["period [s]"] = [np.nan if r.period is None else r.period for r in self.reports]
         if causes:
             found = [report.idle_by_cause for report in self.reports]
             for name in ("input", "communication", "imbalance", "order", "fill_and_drain"):
@@ -73,15 +73,16 @@ class Comparison:
         texts = ("schedule", "clock")
         return {n: np.array(values, dtype=object if n in texts else None) for n, values in columns.items()}
 
-    def to_frame(self, *, causes: bool = False) -> pd.DataFrame:
+    def to_frame(self, *, causes: bool = False, period: bool = False) -> pd.DataFrame:
         """The columns as a pandas table, units in the names of the columns.
 
         Args:
             causes: whether the idle time by cause is among them.
+            period: whether the seconds are among them that each further step takes (see `columns`).
         """
         import pandas as pd
 
-        return pd.DataFrame(self.columns(causes=causes))
+        return pd.DataFrame(self.columns(causes=causes, period=period))
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:
         shown: dict[str, Callable[[Any], str]] = {
@@ -90,7 +91,6 @@ class Comparison:
             "bubble ratio": as_percent,
             "span bubble": as_percent,
             "peak memory [bytes]": lambda value: "" if np.isnan(value) else as_bytes(value),
-            "period [s]": lambda value: "" if np.isnan(value) else as_seconds(value),
         }
         columns = self.columns()
         columns.pop("sent [bytes]", None)  # for frames: a printed line is long enough
@@ -104,17 +104,13 @@ class Comparison:
 
     def __str__(self) -> str:
         header, rows = self._rows()
-        return text_table(header, rows, self._note)
+        return text_table(header, rows, _NOTE)
 
     _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
         header, rows = self._rows()
-        return html_table(header, rows, note=self._note)
-
-    @property
-    def _note(self) -> str:
-        return _NOTE + (_PERIOD if any(report.period is not None for report in self.reports) else "")
+        return html_table(header, rows, note=_NOTE)
 
 
 def compare(traces: Iterable[Trace] | Mapping[str, Trace]) -> Comparison:

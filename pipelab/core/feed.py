@@ -218,7 +218,7 @@ def queued(trace: Trace) -> Queued | None:
     """
     if trace.feed is None:
         return None
-    loading = np.flatnonzero(np.array([name == LOAD for name in trace.lanes])[trace.lane])
+    loading = trace.rows_of(LOAD)
     preparing = np.flatnonzero(np.array([name.startswith(PREPARE) for name in trace.lanes])[trace.lane])
     table, m = trace.schedule.table, trace.schedule.num_microbatches
     if any(not np.array_equal(np.sort(trace.microbatch[r]), np.arange(m)) for r in (loading, preparing)):

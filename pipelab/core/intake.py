@@ -13,7 +13,7 @@ from pipelab.core.recurrence import FloatArray
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 
-__all__ = ["Intake", "intake_of"]
+__all__ = ["Intake", "intake_of", "taken_on_one_rank"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ def intake_of(schedule: Schedule, feed: Feed, starts: FloatArray | None = None) 
         feed: how many workers and how much room.
         starts: shape (cells,): when each cell would start without a feed. It decides which comes first on two ranks; of
             two that start together, the one with the shorter chain of actions before it, then the lower rank. None
-            where `taking_ranks` says that one rank takes all.
+            where `taken_on_one_rank` says that one rank takes all.
 
     Raises:
         PipelabError: the queue has less room than one cell takes at once.

@@ -81,11 +81,11 @@ class Jobs:
     @cached_property
     def num_needs(self) -> list[list[int]]:
         """`num_needs[k][s]`: for how many actions it waits."""
-        return [[len(nodes) for nodes in of_kind] for of_kind in self._givers]
+        return [[len(nodes) for nodes in of_kind] for of_kind in self.givers]
 
     @cached_property
-    def _givers(self) -> Graph:
-        """`_givers[k][s]`: what it waits for, in the form of `followers`."""
+    def givers(self) -> Graph:
+        """`givers[k][s]`: the kind and stage of each action that it waits for, and seconds of the transfer."""
         found: Graph = [[[] for _ in of_kind] for of_kind in self.followers]
         for k, of_kind in enumerate(self.followers):
             for s, followers in enumerate(of_kind):
@@ -96,12 +96,12 @@ class Jobs:
     @cached_property
     def tails(self) -> list[list[float]]:
         """`tails[k][s]`: seconds of the longest chain of needs that starts with the action, itself included."""
-        return self._longest(self.followers, self._givers)
+        return self._longest(self.followers, self.givers)
 
     @cached_property
     def heads(self) -> list[list[float]]:
         """`heads[k][s]`: seconds of the longest chain of needs that ends with the action, itself included."""
-        return self._longest(self._givers, self.followers)
+        return self._longest(self.givers, self.followers)
 
     def _longest(self, ahead: Graph, behind: Graph) -> list[list[float]]:
         longest = [list(row) for row in self.seconds]

@@ -80,7 +80,6 @@ class Lanes:
         task: shape (rows,): the task of each row of the trace, the cells first.
         names: of the lanes of the trace.
         others: rank, lane, kind, stage and microbatch of the rows after the cells.
-        intake: the order in which micro-batches come; None without a feed.
         follows: shape (rows that run something,): the row of an earlier step whose end each row begins with, where
             steps follow each other; itself, but for workers, who take turns across steps, and
         ago: how many steps earlier that is.
@@ -91,7 +90,6 @@ class Lanes:
     task: IntArray
     names: tuple[str, ...]
     others: Rows
-    intake: Intake | None
     follows: IntArray
     ago: IntArray
 
@@ -107,9 +105,9 @@ def lanes_of(
         intake: how the micro-batches come; None without a feed.
         chained: whether the feed goes on from step to step; else `follows` and `ago` do not hold for it.
     """
-    known = schedule.workload.compiled
     if intake is not None:
         return _compiled(schedule, features, intake, chained)
+    known = schedule.workload.compiled
     if features not in known:
         known[features] = _compiled(schedule, features, None, False)
     return known[features]
@@ -168,7 +166,7 @@ class _Draft:
             columns = {"rank": rank, "lane": number, **said}
             self.others.append({name: np.broadcast_to(x, len(task)) for name, x in columns.items()})
 
-    def compiled(self, schedule: Schedule, intake: Intake | None) -> Lanes:
+    def compiled(self) -> Lanes:
         """Sort the tasks into their rows and compile them."""
         row, place, turn, work = (np.concatenate(column) for column in zip(*self._tasks, strict=True))
         order = np.lexsort((turn, place, row))
@@ -185,7 +183,7 @@ class _Draft:
         running = np.unique(row)
         turns = np.array([self.turns.get(r, (r, 1)) for r in running.tolist()], dtype=np.int64)
         follows, ago = np.searchsorted(running, turns[:, 0]), turns[:, 1]
-        return Lanes(recurrence, which, shown, (COMPUTE, *self.lanes), others, intake, follows, ago)
+        return Lanes(recurrence, which, shown, (COMPUTE, *self.lanes), others, follows, ago)
 
 
 def _compiled(schedule: Schedule, features: Features, intake: Intake | None, chained: bool) -> Lanes:
@@ -207,7 +205,7 @@ def _compiled(schedule: Schedule, features: Features, intake: Intake | None, cha
         _add_feed(draft, schedule, intake, starting, chained)
     if features.updates:
         _add_updates(draft, schedule)
-    return draft.compiled(schedule, intake)
+    return draft.compiled()
 
 
 def _add_copies(draft: _Draft, schedule: Schedule, starting: IntArray, blocking: bool) -> None:

@@ -62,11 +62,9 @@ class Workplace:
         """For each action what it waits for, and seconds of the transfer."""
         kind, stage, microbatch = (column.tolist() for column in self.jobs.columns)
         number = {key: n for n, key in enumerate(zip(kind, stage, microbatch, strict=True))}
-        givers: list[list[tuple[int, float]]] = [[] for _ in kind]
-        for n, (k, s, i) in enumerate(zip(kind, stage, microbatch, strict=True)):
-            for next_kind, next_stage, transfer in self.jobs.followers[k][s]:
-                givers[number[next_kind, next_stage, i]].append((n, transfer))
-        return givers
+        return [
+            [(number[a, t, i], transfer) for a, t, transfer in self.jobs.givers[k][s]] for k, s, i in number
+        ]
 
     @cached_property
     def _changes(self) -> list[tuple[Sequence[int], list[int]]]:

@@ -163,7 +163,7 @@ class Placement:
             num_ranks: p, at least 1.
             stages_per_rank: v, at least 1.
         """
-        p, v = _sizes(num_ranks, stages_per_rank)
+        p, v = _sizes(num_ranks=num_ranks, stages_per_rank=stages_per_rank)
         return cls(tuple(range(p)) * v)
 
     @classmethod
@@ -180,7 +180,7 @@ class Placement:
             >>> Placement.wave(3, 2).ranks
             (0, 1, 2, 2, 1, 0)
         """
-        p, v = _sizes(num_ranks, stages_per_rank)
+        p, v = _sizes(num_ranks=num_ranks, stages_per_rank=stages_per_rank)
         there, back = tuple(range(p)), tuple(reversed(range(p)))
         return cls((there + back) * (v // 2) + there * (v % 2))
 
@@ -202,7 +202,7 @@ class Placement:
         Args:
             num_ranks: p, at least 1.
         """
-        p, _ = _sizes(num_ranks, 2)
+        p, _ = _sizes(num_ranks=num_ranks, chains=2)
         return cls((*range(p), *reversed(range(p))), chains=2, tied=tuple((p + s, s) for s in range(p)))
 
     @classmethod
@@ -219,7 +219,7 @@ class Placement:
             >>> Placement.ensemble(2, 2).chain_of_stage(3)
             1
         """
-        members, p = _sizes(num_members, num_ranks)
+        members, p = _sizes(num_members=num_members, num_ranks=num_ranks)
         return cls(tuple(range(members * p)), chains=members)
 
     @property
@@ -301,17 +301,13 @@ class Placement:
         return cls(ranks, chains, tied, None if edges is None else _read_pairs(edges, f"{where}.edges"))
 
 
-def _sizes(num_ranks: int, stages_per_rank: int) -> tuple[int, int]:
-    p, v = as_index("num_ranks", num_ranks), as_index("stages_per_rank", stages_per_rank)
-    if p < 1 or v < 1:
-        raise PipelabError(
-            f"num_ranks={num_ranks} and stages_per_rank={stages_per_rank}; both are at least 1."
-        )
-    if p * v > MAX_STAGES:
-        raise PipelabError(
-            f"{num_ranks} x {stages_per_rank} stages are refused: the limit is {MAX_STAGES:,}."
-        )
-    return p, v
+def _sizes(**sizes: int) -> tuple[int, int]:
+    a, b = (as_index(name, size) for name, size in sizes.items())
+    if a < 1 or b < 1:
+        raise PipelabError(f"{' and '.join(f'{n}={x}' for n, x in sizes.items())}; both are at least 1.")
+    if a * b > MAX_STAGES:
+        raise PipelabError(f"{a} x {b} stages are refused: the limit is {MAX_STAGES:,}.")
+    return a, b
 
 
 def _read_pairs(value: object, where: str) -> Pairs:

@@ -134,8 +134,6 @@ class Plan(Saved):
         elif isinstance(self.devices, tuple):
             devices = list(self.devices)
         return {
-            "pipelab": "plan",
-            "version": 1,
             "split": self.split.to_dict(),
             "schedule": self.schedule.to_dict(),
             "devices": devices,
@@ -149,12 +147,8 @@ class Plan(Saved):
         Raises:
             PipelabError: names the field.
         """
-        required = ("pipelab", "version", "split", "schedule", "devices")
+        required = ("split", "schedule", "devices")
         found = strict_json.fields(data, where, required=required, optional=("links",))
-        if found["pipelab"] != "plan" or found["version"] != 1:
-            raise PipelabError(
-                f"{where} is no plan of version 1 (its keys pipelab and version say what it is)."
-            )
         links = found.get("links")
         return cls(
             Split.from_dict(found["split"], f"{where}.split"),

@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _SENTINELS = 2
 _MANY = 4_000_000
-"""How many numbers `ends_of_many` holds at once (32 MB)."""
+"""How many numbers `makespans` or `carries` holds at once (32 MB)."""
 
 
 class StuckError(Exception):

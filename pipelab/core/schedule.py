@@ -304,7 +304,10 @@ class Schedule(Saved):
 
     def with_name(self, name: str) -> Schedule:
         """The same schedule under another name."""
-        return _rebuild(self.table, self.placement, name, self.minibatches, self.slices)
+        named = object.__new__(Schedule)
+        vars(named).update(vars(self))  # what was checked and compiled does not depend on the name
+        object.__setattr__(named, "name", _checked_name(name))
+        return named
 
     def grid(self, costs: Costs | None = None, *, width: int = 110) -> str:
         """Draw ranks against time steps.
@@ -346,7 +349,7 @@ class Schedule(Saved):
     def to_text(self) -> str:
         """The schedule as text that `from_text` reads: a header, then one line of cells for each rank."""
         numbering = {part: getattr(self, part) for part in _NUMBERING}
-        return schedule_text.dump(self.name, self.placement, numbering, self._lines)
+        return schedule_text.dump(self.name, self.placement, numbering, self.lines)
 
     @classmethod
     def from_text(cls, text: str) -> Schedule:
@@ -405,11 +408,12 @@ class Schedule(Saved):
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain values, ready for JSON: each rank's order is one text of cells."""
-        data = {"name": self.name, "placement": self.placement.to_dict(), "orders": self._lines}
+        data = {"name": self.name, "placement": self.placement.to_dict(), "orders": self.lines}
         return data | {n: getattr(self, n) for n in _NUMBERING if getattr(self, n) != 1}
 
     @property
-    def _lines(self) -> list[str]:
+    def lines(self) -> list[str]:
+        """For each rank its cells as one text, with a space between."""
         texts = self.table.texts()
         return [" ".join(texts[a:b]) for a, b in self._bounds]
 

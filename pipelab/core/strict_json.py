@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipelab.errors import PipelabError
 
-__all__ = ["MAX_BYTES", "MAX_LEVELS", "parse", "read", "write", "write_text"]
+__all__ = ["MAX_BYTES", "MAX_LEVELS", "parse", "write", "write_text"]
 
 MAX_BYTES = 5_000_000
 MAX_LEVELS = 64
@@ -119,21 +119,6 @@ def _is_large_float(item: float) -> bool:
 
 def _place(where: str, key: object) -> str:
     return f"{where}[{key}]" if isinstance(key, int) else f"{where}.{str(key)[:60]}".lstrip(".")
-
-
-def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
-    """Read one strict JSON file; at most `max_bytes` of it are ever in memory.
-
-    Raises:
-        PipelabError: as `parse`.
-        OSError: the file cannot be read.
-    """
-    with open(path, "rb") as file:
-        raw = file.read(max_bytes + 1)
-    name = Path(path).name
-    if len(raw) > max_bytes:
-        raise PipelabError(f"{name} has more than {max_bytes:,} bytes, the limit.")
-    return parse(raw, max_bytes=max_bytes, what=name)
 
 
 def write(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipelab.core import trace_dict, trace_fit
 from pipelab.core.actions import KINDS, IntArray
 from pipelab.core.costs import Costs, StageBytes
-from pipelab.core.feed import Feed
+from pipelab.core.feed import LOAD, PREPARE, Feed
 from pipelab.core.memory import MemoryCurve, MemoryParts, memory_curves, memory_parts
 from pipelab.core.quantities import as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
@@ -40,7 +40,6 @@ CLOCKS = ("simulated", "virtual", "wall")
 COMPUTE, COPY, UPDATE = "compute", "copy", "update"
 """Lanes of a rank: what it computes, what it sends, and the optimizer updates that end its step."""
 
-_FEED_LANES = ("load", "prepare")
 _COLUMNS = ("rank", "lane", "kind", "stage", "microbatch", "start", "end")
 
 
@@ -129,7 +128,7 @@ class Trace(Saved):
             object.__setattr__(self, "label", self.schedule.name)
         trace_fit.check_fit(self)
         trace_fit.check_columns(self, trace_dict.cell_columns(self.schedule))
-        trace_fit.check_times(self, np.flatnonzero(np.isin(self.lane, self._work_lanes)))
+        trace_fit.check_times(self)
 
     @classmethod
     def from_times(
@@ -218,11 +217,8 @@ class Trace(Saved):
         """The rows that count as work: computing and updating."""
         if len(self.lanes) == 1:
             return slice(None)
-        return np.flatnonzero(np.isin(self.lane, self._work_lanes))
-
-    @property
-    def _work_lanes(self) -> list[int]:
-        return [number for number, lane in enumerate(self.lanes) if lane in (COMPUTE, UPDATE)]
+        work = [number for number, lane in enumerate(self.lanes) if lane in (COMPUTE, UPDATE)]
+        return np.flatnonzero(np.isin(self.lane, work))
 
     def rows_of(self, lane: str) -> IntArray:
         """The rows of one lane; none where the trace has no such lane.
@@ -297,9 +293,8 @@ class Trace(Saved):
         """
         kinds = np.array([kind.value for kind in KINDS], dtype=object)[self.kind]
         for code, lane in enumerate(self.lanes):
-            feeds = lane.partition(":")[0]
-            if feeds in _FEED_LANES:
-                kinds[self.lane == code] = feeds
+            if lane.startswith((LOAD, PREPARE)):
+                kinds[self.lane == code] = lane.partition(":")[0]
         return {
             "rank": self.rank,
             "lane": np.array(self.lanes, dtype=object)[self.lane],

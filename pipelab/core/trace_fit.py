@@ -96,12 +96,11 @@ def check_columns(trace: Trace, of_cells: dict[str, IntArray]) -> None:
             )
 
 
-def check_times(trace: Trace, working: IntArray) -> None:
+def check_times(trace: Trace) -> None:
     """Times must begin at 0, and what a rank computes must be in its order, one thing at a time.
 
     Args:
         trace: with columns that fit.
-        working: the rows that count as work of a rank.
     """
     start, end, rank = trace.start, trace.end, trace.rank
     first = float(start.min(initial=np.inf))
@@ -111,9 +110,11 @@ def check_times(trace: Trace, working: IntArray) -> None:
         row = int(end.argmax())
         raise PipelabError(f"end[{row}] is {end[row]}; the latest end that is taken is {LATEST:g} s.")
     allowed = _ROUNDING * float(end.max()) + (_TICK if trace.clock == "wall" else 0.0)
-    cells = np.arange(trace.schedule.table.num_cells)
-    others = working[np.lexsort((working, start[working], rank[working]))]
-    for rows in (cells, others) if len(working) > len(cells) else (cells,):
+    orders: list[IntArray] = [np.arange(trace.schedule.table.num_cells)]
+    working = trace.working_rows
+    if not isinstance(working, slice) and len(working) > len(orders[0]):
+        orders.append(working[np.lexsort((working, start[working], rank[working]))])
+    for rows in orders:
         before, after = rows[:-1], rows[1:]
         wrong = (rank[before] == rank[after]) & (end[before] - start[after] > allowed)
         if wrong.any():

@@ -335,7 +335,7 @@ def _point(
         built = sized()
         _check_step(label, built)
         costs = costs_of(built.num_model_stages, built.slices)
-        report = simulate(built, costs).with_label(label).report()
+        report = simulate(built, costs).report()
     except PipelabError as refusal:
         return replace(point, refusal=_first_line(refusal)), False
     share = p / (built.num_model_stages * built.slices)

@@ -126,7 +126,7 @@ CHANGES = [
 @pytest.mark.timeout(5)
 def test_wrong_files_are_refused_by_field(change, message, tmp_path):
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps({**PLANS[0].to_dict(), **change}))
+    path.write_text(json.dumps({"pipelab": "plan", "version": 1, **PLANS[0].to_dict(), **change}))
     with pytest.raises(PipelabError, match=message):
         load(path)
 

@@ -19,7 +19,7 @@ from pipelab.core import strict_json
 from pipelab.core.actions import KINDS
 from pipelab.core.interchange import json_files
 from pipelab.core.recurrence import FloatArray
-from pipelab.core.trace import COMPUTE, Trace
+from pipelab.core.trace import Trace
 
 __all__ = ["save"]
 
@@ -84,8 +84,7 @@ def _texts(trace: Trace) -> list[str]:
     texts = trace.schedule.table.texts()
     columns = (getattr(trace, name)[cells:].tolist() for name in ("lane", "stage", "kind", "microbatch"))
     for lane, stage, kind, microbatch in zip(*columns, strict=True):
-        text = f"{stage}{KINDS[kind].value}{microbatch}"
-        texts.append(text if trace.lanes[lane] == COMPUTE else f"{trace.lanes[lane]} {text}")
+        texts.append(f"{trace.lanes[lane]} {stage}{KINDS[kind].value}{microbatch}")
     return texts
 
 

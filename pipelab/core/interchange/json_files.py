@@ -151,4 +151,4 @@ def from_data(data: object, what: str) -> Value:
             "A newer pipelab may read it."
         )
     rest = {key: value for key, value in found.items() if key not in _HEAD}
-    return _KINDS[kind].from_dict(found if kind == "plan" else rest, kind)
+    return _KINDS[kind].from_dict(rest, kind)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,10 +51,7 @@ def dump(schedule: Schedule) -> str:
             raise PipelabError(
                 f"{schedule.name} runs {count} {things}, which torch's table cannot say. {remedy}"
             )
-    texts = table.texts()
-    stops = np.searchsorted(table.cell_ranks, np.arange(schedule.num_ranks + 1)).tolist()
-    lines = [",".join(texts[a:b]) for a, b in pairwise(stops)]
-    return "".join(line + _LINE_END for line in lines)
+    return "".join(line.replace(" ", ",") + _LINE_END for line in schedule.lines)
 
 
 def load(text: str) -> ActionTable:
