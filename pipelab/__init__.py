@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from pipelab.runtime.inputs import Args as Args
     from pipelab.runtime.layers import layers as layers
     from pipelab.runtime.pipeline import Pipeline as Pipeline
-    from pipelab.runtime.pipeline import Step as Step
     from pipelab.runtime.profiling import profile as profile
+    from pipelab.runtime.step import Step as Step
     from pipelab.teaching import exercise as exercise
     from pipelab.widgets.lab import Lab as Lab
 
@@ -76,7 +76,7 @@ _HOMES = {
     "Schedule": "pipelab.core.schedule",
     "Split": "pipelab.core.split",
     "StageBytes": "pipelab.core.costs",
-    "Step": "pipelab.runtime.pipeline",
+    "Step": "pipelab.runtime.step",
     "Trace": "pipelab.core.trace",
     "balance": "pipelab.planning.balance",
     "check_gradients": "pipelab.runtime.check",

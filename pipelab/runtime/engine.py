@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelab.core.actions import Action, Kind
+from pipelab.core.actions import CODES, Action, Kind
 from pipelab.core.schedule import Schedule
 from pipelab.runtime.interception import Cancelled
 from pipelab.runtime.rank_device import RankDevice
@@ -68,6 +68,14 @@ def program(schedule: Schedule) -> tuple[Cell, ...]:
         )
         for index, (action, rank) in enumerate(flat)
     )
+
+
+def with_weight_gradients(schedule: Schedule) -> frozenset[tuple[int, int]]:
+    """The (model stage, micro-batch) pairs whose backward is split: weight gradients have an action of their own."""
+    table = schedule.table
+    rows = table.kind == CODES[Kind.W]
+    stages = table.stage[rows] % schedule.num_model_stages
+    return frozenset(zip(stages.tolist(), table.microbatch[rows].tolist(), strict=True))
 
 
 def forwards_only(schedule: Schedule, num_microbatches: int) -> Schedule:

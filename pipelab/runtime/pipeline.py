@@ -6,64 +6,35 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipelab.core.actions import CODES, Kind
 from pipelab.core.plan import Plan, VirtualDevices
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
-from pipelab.core.tables import pretty
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError, one_of
 from pipelab.runtime import devices as device_choice
 from pipelab.runtime import outputs as model_outputs
-from pipelab.runtime.engine import Cell, Execution, Progress, forwards_only, program
+from pipelab.runtime.arguments import as_plan
+from pipelab.runtime.engine import Cell, Execution, Progress, forwards_only, program, with_weight_gradients
 from pipelab.runtime.inputs import Args, Batch, LossWeight, batch_size
 from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
+from pipelab.runtime.measured import Times, measured_trace
 from pipelab.runtime.parameters import spread
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule
 from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
+from pipelab.runtime.step import Step
 from pipelab.runtime.step_guard import StepGuard
 from pipelab.runtime.threads import ThreadPool
-from pipelab.runtime.virtual_clock import placed
 
 _SECONDS_TO_STOP = 10.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step did. The gradients are in the model's parameters.
-
-    Attributes:
-        loss: the loss of the whole batch, a detached scalar, without `scale`.
-        outputs: the model's outputs for the whole batch, detached; None with `outputs=False`.
-        trace: when each action ran.
-        losses: each micro-batch's own loss, shape (micro-batches,), on the CPU.
-    """
-
-    loss: Tensor
-    outputs: Any = field(repr=False)
-    trace: Trace = field(repr=False)
-    losses: Tensor = field(repr=False)
-
-    def __str__(self) -> str:
-        line = f"loss {float(self.loss):.6g}"
-        bad = [i for i, loss in enumerate(self.losses.tolist()) if not np.isfinite(loss)]
-        if bad:
-            line += f" (not finite, first in micro-batch {bad[0]})"
-        return f"{line}\n{self.trace}"
-
-    _repr_pretty_ = pretty
-
-    def _repr_html_(self) -> str:
-        return f"<div>{str(self).splitlines()[0]}</div>{self.trace._repr_html_()}"
 
 
 class Pipeline:
@@ -109,7 +80,7 @@ class Pipeline:
         devices: str | Sequence[str] | VirtualDevices = "auto",
         reduction: str = "mean",
     ) -> None:
-        plan = _as_plan(split, schedule, devices)
+        plan = as_plan(split, schedule, devices)
         one_of("reduction", reduction, ("mean", "sum"))
         if loss_fn is not None and not callable(loss_fn):
             raise TypeError(f"loss_fn must be a function of output and target, not {type(loss_fn).__name__}.")
@@ -131,11 +102,10 @@ class Pipeline:
         )  # a cell that is run again drops its pipeline without closing it
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
         self._ranks = rank_devices(list(names))
-        ranks = plan.schedule.placement.ranks
-        stage_devices = [self._ranks[rank].device for rank in ranks]
+        streams = [self._ranks[rank] for rank in plan.schedule.placement.ranks[: plan.split.num_stages]]
+        stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)
-        self._cut = CutModel(model, plan.split.cuts, stage_devices, self._pool, self._threads)
-        self._streams = [self._ranks[rank] for rank in ranks]
+        self._cut = CutModel(model, plan.split.cuts, streams, self._pool, self._threads)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model)
@@ -284,9 +254,10 @@ class Pipeline:
 
     def _run(
         self, schedule: Schedule, cells: Sequence[Cell], calls: list[Call], progress: Progress | None
-    ) -> tuple[list[Result], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        context = StepContext(self._cut, self._streams, _most_in_flight(schedule))
-        stages = SuspendedStages(context, calls)
+    ) -> tuple[list[Result], Times]:
+        in_flight, split = _most_in_flight(schedule), with_weight_gradients(schedule)
+        contexts = [StepContext(self._cut, in_flight, split)]
+        stages = SuspendedStages(contexts, calls, [0] * len(calls))
         execution = Execution(cells, self._orders(schedule, cells), stages, self._ranks, self._threads)
         host_threads = torch.get_num_threads()
         self._cut.randomness.begin_step()
@@ -302,7 +273,7 @@ class Pipeline:
             self._execution = None
             self._cut.randomness.end_step()
             torch.set_num_threads(host_threads)  # parts of this setting (MKL's) are global to the process
-        self._leaks = tuple(context.leaks)
+        self._leaks = tuple(leak for context in contexts for leak in context.leaks)
         self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
         return [m.result for m in stages.microbatches if m.result is not None], execution.times()
 
@@ -311,69 +282,24 @@ class Pipeline:
             return [[cells[index] for index in schedule.topological_order]]
         return [[cell for cell in cells if cell.rank == rank] for rank in range(schedule.num_ranks)]
 
-    def _trace(self, times: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Trace:
-        start, end = times
-        resolved = self.devices
-        names = (resolved.device,) * resolved.count if isinstance(resolved, VirtualDevices) else resolved
-        if self.clock == "virtual":
-            start, end = placed(self.schedule, end - start, self.plan.links, self._cut.stage_bytes())
-        notes = list(device_choice.clock_notes(resolved))
-        shortest = float(np.median(end - start)) if len(start) else 0.0
-        if self.clock == "wall" and names[0] == "cpu" and shortest < 1e-3:
-            notes.append(
-                f"actions last {shortest * 1e3:.2g} ms in the median: below 1 ms handing over between threads costs as "
-                f"much as the work; the virtual clock (devices=pp.virtual({len(names)})) times them alone"
-            )
-        if self._leaks:
-            notes.append(
-                f"{len(self._leaks)} values crossed a border unseen and were repaired; the next step learns"
-            )
-        return Trace.from_times(
+    def _trace(self, times: Times) -> Trace:
+        return measured_trace(
             self.schedule,
-            start,
-            end,
-            clock=self.clock,
+            times,
+            devices=self.devices,
+            links=self.plan.links,
             bytes=self._cut.stage_bytes(),
-            devices=names,
-            notes=tuple(notes),
+            leaks=len(self._leaks),
         )
-
-
-def _as_plan(
-    split: Split | Plan, schedule: Schedule | None, devices: str | Sequence[str] | VirtualDevices
-) -> Plan:
-    if not isinstance(devices, (str, VirtualDevices, Sequence)):
-        raise TypeError(
-            f"devices must be 'auto', one name a rank, or pp.virtual(n), not {type(devices).__name__}."
-        )
-    given = (
-        devices if isinstance(devices, (str, VirtualDevices)) else tuple(str(device) for device in devices)
-    )
-    if isinstance(split, Plan):
-        if schedule is not None:
-            raise TypeError("A Plan brings its own schedule: Pipeline(model, plan, loss_fn=...).")
-        return (
-            split if given == "auto" else Plan(split.split, split.schedule, devices=given, links=split.links)
-        )
-    if not isinstance(split, Split):
-        raise TypeError(
-            f"split must be a Split such as pp.Split(['blocks.4']), or a Plan, not {type(split).__name__}."
-        )
-    if not isinstance(schedule, Schedule):
-        raise TypeError(
-            "schedule is missing: Pipeline(model, split, pp.schedule('1f1b', num_ranks=..., num_microbatches=...))."
-        )
-    return Plan(split, schedule, devices=given)
 
 
 def _most_in_flight(schedule: Schedule) -> int:
-    """The most micro-batches between the forward and the end of the backward of stage 0."""
-    most = now = 0
-    for action in schedule.orders[schedule.placement.ranks[0]]:
-        if action.stage == 0:
-            now += 1 if action.kind == "F" else -1
-            most = max(most, now)
-    return most
+    """The most micro-batches whose forward has begun at stage 0 and whose backward there has not."""
+    table = schedule.table
+    kinds = table.kind[
+        (table.stage == 0) & np.isin(table.kind, [CODES[kind] for kind in (Kind.F, Kind.B, Kind.I)])
+    ]
+    return int(np.cumsum(np.where(kinds == CODES[Kind.F], 1, -1)).max())
 
 
 def _loss(result: Result) -> Tensor:

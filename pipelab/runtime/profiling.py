@@ -156,15 +156,15 @@ class _Bench:
         }
 
     def _cut_model(self) -> CutModel:
-        devices = [self._device] * len(self._names)
-        return CutModel(self.model, self._names[1:], devices, self._pool, self._threads)
+        streams = [self._rank] * len(self._names)
+        return CutModel(self.model, self._names[1:], streams, self._pool, self._threads)
 
     def _run(self, batch: Batch, whole: bool) -> _Sample:
         """One forward and backward, layer by layer. A run that times I alone runs the backward too, untimed."""
         count = len(self._names)
-        context = StepContext(self._cut, [self._rank] * count, in_flight=1)
+        context = StepContext(self._cut, in_flight=1)
         call = loss_call(self.model, self._loss_fn, batch, 0, 1.0, self._cut.devices)
-        stages = self._stages = SuspendedStages(context, [call])
+        stages = self._stages = SuspendedStages([context], [call], [0])
         torch.set_num_threads(self._threads)
         self._cut.randomness.begin_step()
         forward, timed = [0.0] * count, [0.0] * count

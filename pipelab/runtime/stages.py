@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class CutModel:
     Args:
         model: the user's model. Nothing of ours stays on it between steps.
         cuts: names of the modules at which stages 1, 2, ... begin.
-        devices: the device of each stage.
+        streams: the rank device that runs each stage.
         pool: threads for the forwards.
         threads: intra-op threads of each forward.
     """
@@ -42,14 +42,15 @@ class CutModel:
         self,
         model: nn.Module,
         cuts: tuple[str, ...],
-        devices: list[torch.device],
+        streams: list[RankDevice],
         pool: ThreadPool,
         threads: int,
     ) -> None:
         self.model = model
         self.names = cuts
         self.cuts = {model.get_submodule(name): stage for stage, name in enumerate(cuts, start=1)}
-        self.devices = devices
+        self.streams = streams
+        devices = self.devices = [stream.device for stream in streams]
         self.same_device = len(set(devices)) == 1
         self.pool = pool
         self.threads = threads
@@ -74,18 +75,20 @@ class CutModel:
 
 
 class StepContext:
-    """What the micro-batches of one step share.
+    """What the micro-batches of one step share that run on the same model.
 
     Args:
         cut_model: the model and what is known about it.
-        streams: the rank device that runs each stage.
         in_flight: the most micro-batches whose forward has begun and whose backward has not ended.
+        split: the (stage, micro-batch) pairs whose weight gradients have an action of their own.
     """
 
-    def __init__(self, cut_model: CutModel, streams: list[RankDevice], in_flight: int) -> None:
+    def __init__(
+        self, cut_model: CutModel, in_flight: int, split: frozenset[tuple[int, int]] = frozenset()
+    ) -> None:
         self._cut_model = cut_model
-        self._streams = streams
         self._in_flight = in_flight
+        self.split = split
         self.model, self.cuts, self.flow = cut_model.model, cut_model.cuts, cut_model.flow
         self.parameters, self.randomness, self.pool = (
             cut_model.parameters,
@@ -120,7 +123,7 @@ class StepContext:
         set_current(None)
 
     def activate(self, stage: int) -> None:
-        self._streams[stage].activate()
+        self._cut_model.streams[stage].activate()
 
     def device(self, stage: int) -> torch.device | None:
         """The device of a stage; None when all stages share one and nothing ever moves."""
@@ -231,15 +234,23 @@ def _graph_values(value: Any) -> list[Tensor]:
 class SuspendedStages:
     """The stages of one step, as the engine knows them.
 
+    The engine's stage ids count through all copies of the model (replica chains, older versions of the weights);
+    a micro-batch stays on one copy and knows the model's own stages alone.
+
     Args:
-        context: what the step's micro-batches share.
+        contexts: what the step's micro-batches share, one for each copy of the model; the user's model comes first.
         calls: for each micro-batch a function that runs the model and the loss in the micro-batch's thread. What
             it returns has `root`, the tensor where the backward begins, or None.
+        copies: the context of each micro-batch.
     """
 
-    def __init__(self, context: StepContext, calls: list[Call]) -> None:
-        self._context = context
-        self.microbatches = [MicroBatch(context, index, call) for index, call in enumerate(calls)]
+    def __init__(self, contexts: Sequence[StepContext], calls: Sequence[Call], copies: Sequence[int]) -> None:
+        self._contexts = contexts
+        self._num_stages = len(contexts[0].cuts) + 1
+        self.microbatches = [
+            MicroBatch(contexts[copy], index, call)
+            for index, (call, copy) in enumerate(zip(calls, copies, strict=True))
+        ]
         self._cancelling: list[RemovableHandle] = []
         self._ended = False
         self._lock = threading.RLock()  # `cancel` may be called in a signal handler, in the middle of itself
@@ -247,20 +258,23 @@ class SuspendedStages:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Around a step: hooks on, and at the end nothing is left behind, whatever happened."""
-        flow, context = self._context.flow, self._context
         try:
-            with hooks(context):
+            with contextlib.ExitStack() as stack:
+                for context in self._contexts:
+                    stack.enter_context(hooks(context))
                 try:
                     yield
                 finally:
                     self._end()
-            if context.learning:
-                flow.learnt.add(context.grad)
-            if context.leaks:
-                flow.learnt.discard(context.grad)
-            context.parameters.reduce()
+            for context in self._contexts:
+                if context.learning:
+                    context.flow.learnt.add(context.grad)
+                if context.leaks:
+                    context.flow.learnt.discard(context.grad)
+                context.parameters.reduce()
         finally:
-            context.parameters.drop_replicas()
+            for context in self._contexts:
+                context.parameters.drop_replicas()
 
     def _end(self) -> None:
         """Brings forwards that have not ended to their end; from then on `cancel` does nothing."""
@@ -276,21 +290,22 @@ class SuspendedStages:
                 handle.remove()
 
     def forward(self, stage: int, microbatch: int) -> None:
-        self.microbatches[microbatch].advance(stage)
+        self.microbatches[microbatch].advance(stage % self._num_stages)
 
     def backward(self, stage: int, microbatch: int) -> None:
         """The whole backward of one stage: gradients of its inputs into the links, of its weights into `.grad`."""
-        run = self.microbatches[microbatch]
+        run, stage = self.microbatches[microbatch], stage % self._num_stages
         if stage not in run.stages:
             return
+        context = run.context
         roots, gradients = self._roots(run, stage)
         if roots:
-            found = leaks(run, stage, roots, self._context.parameters)
+            found = leaks(run, stage, roots, context.parameters)
             if found:
                 # Still exact: the backward runs on into the other stage's graph, which must survive for its own turn.
                 run.leaky = True
-                self._context.leaks += found
-            with self._context.recomputing(stage):
+                context.leaks += found
+            with context.recomputing(stage):
                 torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
         self._forget(run, stage)
 
@@ -328,7 +343,7 @@ class SuspendedStages:
                 and link.leaf is not None
                 and link.leaf.grad is not None
             ):
-                self._context.before_transfer(link.leaf.grad, stage)
+                run.context.before_transfer(link.leaf.grad, stage)
                 assert link.edge is not None  # dropped together with what was sent
                 roots.append(link.edge)
                 gradients.append(link.leaf.grad.to(link.sent.device))

@@ -1,0 +1,41 @@
+"""What a step of a pipeline leaves besides the gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pipelab.core.tables import pretty
+from pipelab.core.trace import Trace
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did. The gradients are in the model's parameters.
+
+    Attributes:
+        loss: the loss of the whole batch, a detached scalar, without `scale`.
+        outputs: the model's outputs for the whole batch, detached; None with `outputs=False`.
+        trace: when each action ran.
+        losses: each micro-batch's own loss, shape (micro-batches,), on the CPU.
+    """
+
+    loss: Tensor
+    outputs: Any = field(repr=False)
+    trace: Trace = field(repr=False)
+    losses: Tensor = field(repr=False)
+
+    def __str__(self) -> str:
+        line = f"loss {float(self.loss):.6g}"
+        bad = [i for i, loss in enumerate(self.losses.tolist()) if not np.isfinite(loss)]
+        if bad:
+            line += f" (not finite, first in micro-batch {bad[0]})"
+        return f"{line}\n{self.trace}"
+
+    _repr_pretty_ = pretty
+
+    def _repr_html_(self) -> str:
+        return f"<div>{str(self).splitlines()[0]}</div>{self.trace._repr_html_()}"
