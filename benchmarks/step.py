@@ -1,6 +1,6 @@
 """One training step: pipelab against torch.distributed.pipelining and against plain gradient accumulation.
 
-    python benchmarks/step.py [--rounds 20] [--width 256] [--schedules gpipe 1f1b interleaved-1f1b]
+    python benchmarks/step.py [--rounds 20] [--width 256] [--schedules gpipe 1f1b interleaved-1f1b interleaved-zb]
 
 Two ranks, the same model, split, schedule and micro-batches; one thread an operation everywhere. torch runs in two
 processes over gloo, pipelab in two threads of this one, plain accumulation in one thread. The three take turns
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import pipelab as pp
 
 RANKS, MICROBATCHES, BATCH, VOCAB, CONTEXT, LAYERS = 2, 8, 16, 2048, 128, 8
-STAGES_PER_RANK = {"interleaved-1f1b": 2}
+STAGES_PER_RANK = {"interleaved-1f1b": 2, "interleaved-zb": 2}
 
 
 def loss_fn(logits: Tensor, target: Tensor) -> Tensor:
@@ -78,6 +78,7 @@ def torch_rank(rank: int, port: int, width: int, name: str, borders: list[int], 
         "gpipe": pipelining.ScheduleGPipe,
         "1f1b": pipelining.Schedule1F1B,
         "interleaved-1f1b": pipelining.ScheduleInterleaved1F1B,
+        "interleaved-zb": pipelining.ScheduleInterleavedZeroBubble,
     }
     given = stages if count > RANKS else stages[0]
     schedule = kinds[name](given, n_microbatches=MICROBATCHES, loss_fn=loss_fn)
@@ -189,7 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--schedules", nargs="+", default=["gpipe", "1f1b", "interleaved-1f1b"])
+    parser.add_argument(
+        "--schedules", nargs="+", default=["gpipe", "1f1b", "interleaved-1f1b", "interleaved-zb"]
+    )
     options = parser.parse_args()
     print(
         f"GPT of {LAYERS} blocks, width {options.width}, batch {BATCH}, {MICROBATCHES} micro-batches, 2 ranks, CPU"
