@@ -46,3 +46,35 @@ def test_a_bandwidth_delays_by_what_the_stages_send():
     schedule = pp.schedule("gpipe", num_ranks=4, num_microbatches=8)
     times, held = durations(schedule, 1.0, 2.0), pp.StageBytes((0,) * 4, (0,) * 4, (50,) * 4)
     assert placed(schedule, times, pp.Links(bandwidth=100), held)[1].max() == pytest.approx(36.0)
+
+
+def test_i_and_w_take_their_own_time():
+    schedule = pp.schedule("zb-h1", num_ranks=3, num_microbatches=6)
+    seconds = {"F": 1.0, "I": 1.25, "W": 0.5}
+    times = np.array([seconds[a.kind] for order in schedule.orders for a in order])
+    start, end = placed(schedule, times)
+    trace = pp.simulate(schedule, pp.Costs.uniform(3, 1.0, 1.25, 0.5))
+    assert np.allclose(start, trace.start) and np.allclose(end, trace.end)
+
+
+def test_the_median_is_over_the_actions_of_all_steps():
+    schedule = pp.schedule("gpipe", num_ranks=1, num_microbatches=1)
+    start, end = placed(schedule, np.array([[1.0, 2.0], [9.0, 2.5], [1.5, 8.0]]))
+    assert (end - start).tolist() == [1.5, 2.5]
+
+
+def test_replicas_of_a_stage_share_their_samples():
+    schedule = pp.schedule("chimera", num_ranks=2, num_microbatches=4)
+    flat = [a for order in schedule.orders for a in order]
+    times = np.array(
+        [1.0 + (a.stage >= 2) if a.kind == "F" else 4.0 for a in flat]
+    )  # ids 2 and 3 are replicas
+    start, end = placed(schedule, times)
+    assert np.allclose((end - start)[times < 4], 1.5)
+
+
+def test_what_a_cell_overlaps_is_timed_as_one():
+    orders = [["0F0", "0F1", "(0F2;0B0)OVERLAP_F_B", "0B1", "0B2"]]
+    times = np.array([1.0, 1.0, 2.5, 2.0, 2.0])
+    start, end = placed(pp.Schedule(orders), times)
+    assert np.allclose(end - start, times)
