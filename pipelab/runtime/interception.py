@@ -37,6 +37,10 @@ _QUESTIONS = {
 }
 
 
+# Functions of torch's that a step has replaced, and what took their place: the mode sees torch's own and goes on there.
+seen_by_mode: dict[Any, Any] = {}
+
+
 def current() -> MicroBatch | None:
     """The micro-batch whose forward runs in this thread."""
     return getattr(_running, "microbatch", None)
@@ -75,7 +79,7 @@ class ForeignValues(TorchFunctionMode):
         ):
             microbatch.note_noise()
             args, kwargs = microbatch.own_deep(args), microbatch.own_deep(kwargs)
-        return func(*args, **kwargs)
+        return seen_by_mode.get(func, func)(*args, **kwargs)
 
 
 @contextlib.contextmanager
