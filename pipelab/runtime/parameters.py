@@ -8,6 +8,7 @@ to one `.grad` (which loses updates), and the sum does not depend on which rank 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,15 @@ class Parameters:
                 self._home[id(copy)] = stage
             return self._replicas[key][1]
 
+    def replicas(self) -> list[tuple[Tensor, int, Tensor]]:
+        """The replicas of this step: of which parameter, on which stage, and the copy."""
+        return [(parameter, stage, copy) for (_, stage), (parameter, copy) in self._replicas.items()]
+
+    def storages(self) -> frozenset[int]:
+        """Where the memory of the model's own tensors begins, that of the replicas too."""
+        tensors = [*self._tensors, *(copy for _, _, copy in self.replicas())]
+        return frozenset(t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided)
+
     def reduce(self) -> None:
         """Adds the replicas' gradients to the parameters', in stage order, and forgets the replicas."""
         for _, (parameter, copy) in sorted(self._replicas.items(), key=lambda item: item[0][1]):
@@ -101,18 +111,23 @@ def move(tensor: Tensor, device: torch.device) -> None:
         tensor.grad = tensor.grad.to(device)
 
 
-def spread(model: nn.Module, cuts: list[str], devices: list[torch.device]) -> None:
-    """Moves each stage's parameters and buffers to its device, in place.
+def homes(model: nn.Module, cuts: Sequence[str]) -> dict[int, int]:
+    """The stage of each parameter and buffer, by identity, as far as it can be told before the model runs.
 
-    Which stage uses what is known for sure once the model ran. Until then a module counts to the last cut
-    registered before it; `Parameters.touch` corrects what this gets wrong.
+    A module counts to the last cut registered before it; `Parameters.touch` corrects what this gets wrong.
     """
     starts = {name: stage for stage, name in enumerate(cuts, start=1)}
     stage = 0
-    moved: set[int] = set()
+    found: dict[int, int] = {}
     for name, module in model.named_modules():
         stage = starts.get(name, stage)
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            if id(tensor) not in moved:
-                moved.add(id(tensor))
-                move(tensor, devices[stage])
+            found.setdefault(id(tensor), stage)
+    return found
+
+
+def spread(model: nn.Module, cuts: Sequence[str], devices: Sequence[torch.device]) -> None:
+    """Moves each stage's parameters and buffers to its device, in place."""
+    home = homes(model, cuts)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        move(tensor, devices[home[id(tensor)]])

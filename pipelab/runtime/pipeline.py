@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from pipelab.errors import PipelabError, one_of
 from pipelab.runtime import devices as device_choice
 from pipelab.runtime import outputs as model_outputs
 from pipelab.runtime.arguments import as_plan
-from pipelab.runtime.engine import Cell, Execution, Progress, forwards_only, program, with_weight_gradients
+from pipelab.runtime.chains import Chains
+from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
 from pipelab.runtime.inputs import Args, Batch, LossWeight, batch_size
 from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
 from pipelab.runtime.measured import Times, measured_trace
@@ -106,6 +107,7 @@ class Pipeline:
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)
         self._cut = CutModel(model, plan.split.cuts, streams, self._pool, self._threads)
+        self._chains = Chains(self._cut, plan.schedule, self._ranks)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model)
@@ -188,9 +190,10 @@ class Pipeline:
         with self._step():
             batch = Batch.cut(inputs, target, self.schedule.num_microbatches)
             weights = batch.weights(self.reduction, loss_weight)
+            cuts = self._chains.ready()
             calls = [
-                loss_call(self.model, self.loss_fn, batch, i, weight, self._cut.devices, scale, outputs)
-                for i, weight in enumerate(weights)
+                loss_call(cut.model, self.loss_fn, batch, i, weight, cut.devices, scale, outputs)
+                for i, (cut, weight) in enumerate(zip(cuts, weights, strict=True))
             ]
             results, times = self._run(self.schedule, self._training, calls, progress)
             losses = torch.stack([_loss(result).double().cpu() for result in results])
@@ -210,11 +213,11 @@ class Pipeline:
         with self._step(), torch.no_grad():
             num_microbatches = min(self.schedule.num_microbatches, batch_size(Args.of(inputs), None))
             batch = Batch.cut(inputs, None, num_microbatches)
-            schedule = forwards_only(self.schedule, num_microbatches)
+            schedule, cells = self._chains.forwards(num_microbatches)
             calls = [
                 forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)
             ]
-            results, _ = self._run(schedule, program(schedule), calls, None)
+            results, _ = self._run(schedule, cells, calls, None, alone=True)
         return model_outputs.join([result.outputs for result in results], batch.sizes)
 
     def interrupt(self) -> None:
@@ -253,11 +256,26 @@ class Pipeline:
                 raise KeyboardInterrupt
 
     def _run(
-        self, schedule: Schedule, cells: Sequence[Cell], calls: list[Call], progress: Progress | None
+        self,
+        schedule: Schedule,
+        cells: Sequence[Cell],
+        calls: list[Call],
+        progress: Progress | None,
+        alone: bool = False,
     ) -> tuple[list[Result], Times]:
+        """Runs micro-batches in their chains, or all of them on the user's model `alone`."""
         in_flight, split = _most_in_flight(schedule), with_weight_gradients(schedule)
-        contexts = [StepContext(self._cut, in_flight, split)]
-        stages = SuspendedStages(contexts, calls, [0] * len(calls))
+        cut_models = [self._cut] if alone else self._chains.cut_models
+        contexts = [StepContext(cut_model, in_flight, split) for cut_model in cut_models]
+        stages = SuspendedStages(contexts, calls, [0] * len(calls) if alone else self._chains.of_microbatch)
+        with nullcontext() if alone else self._chains.gathering():
+            times = self._execute(schedule, cells, stages, progress)
+        self._leaks = tuple(leak for context in contexts for leak in context.leaks)
+        return [m.result for m in stages.microbatches if m.result is not None], times
+
+    def _execute(
+        self, schedule: Schedule, cells: Sequence[Cell], stages: SuspendedStages, progress: Progress | None
+    ) -> Times:
         execution = Execution(cells, self._orders(schedule, cells), stages, self._ranks, self._threads)
         host_threads = torch.get_num_threads()
         self._cut.randomness.begin_step()
@@ -273,14 +291,13 @@ class Pipeline:
             self._execution = None
             self._cut.randomness.end_step()
             torch.set_num_threads(host_threads)  # parts of this setting (MKL's) are global to the process
-        self._leaks = tuple(leak for context in contexts for leak in context.leaks)
         self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
-        return [m.result for m in stages.microbatches if m.result is not None], execution.times()
+        return execution.times()
 
     def _orders(self, schedule: Schedule, cells: Sequence[Cell]) -> list[list[Cell]]:
         if self.clock == "virtual":
             return [[cells[index] for index in schedule.topological_order]]
-        return [[cell for cell in cells if cell.rank == rank] for rank in range(schedule.num_ranks)]
+        return [[cell for cell in cells if cell.rank == rank] for rank in sorted({cell.rank for cell in cells})]
 
     def _trace(self, times: Times) -> Trace:
         return measured_trace(

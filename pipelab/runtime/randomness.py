@@ -36,6 +36,10 @@ class Randomness:
         self._left = torch.get_rng_state()
         self.seed = 0
 
+    def watch(self, devices: Iterable[torch.device]) -> None:
+        """Minds the generators of further devices, on which copies of the model run."""
+        self._devices = sorted({*self._devices, *devices}, key=str)
+
     @property
     def drawing_stages(self) -> tuple[int, ...]:
         """The stages known to draw random numbers; their forwards run one at a time."""

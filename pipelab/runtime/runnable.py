@@ -30,10 +30,11 @@ def check_schedule(schedule: Schedule) -> None:
             f"while micro-batches are in flight; a step of the local engine has one update, by your optimizer, at its "
             f"end. It can be simulated: pp.simulate(schedule, costs)."
         )
-    if placement.chains > 1:
+    if placement.num_model_stages * placement.chains != placement.num_stages:
         raise PipelabError(
-            f"The schedule {schedule.name!r} runs {placement.chains} chains of stages; the local engine runs one. "
-            f"It can be simulated: pp.simulate(schedule, costs)."
+            f"The schedule {schedule.name!r} runs {placement.chains} chains of stages that are not copies of one model "
+            f"(`tied` names no original for some), such as an ensemble; a Pipeline has one model. Make one for each "
+            f"model. The whole can be simulated: pp.simulate(schedule, costs)."
         )
     if placement.edges is not None:
         raise PipelabError(

@@ -59,6 +59,12 @@ class CutModel:
         self.randomness = Randomness(model, devices)
         self.kept = KeptBytes(model, len(cuts) + 1)
 
+    def on_copy(self, model: nn.Module, streams: list[RankDevice]) -> CutModel:
+        """A copy of the model, cut at the same places, drawing the same random numbers, to run on `streams`."""
+        made = CutModel(model, self.names, streams, self.pool, self.threads)
+        made.randomness = self.randomness
+        return made
+
     @property
     def num_stages(self) -> int:
         return len(self.names) + 1

@@ -16,7 +16,8 @@ def test_forwards_and_whole_backwards_over_one_chain_run(name):
     check_schedule(pp.schedule(name, num_ranks=2, num_microbatches=4))
 
 
-BOTH = pp.Placement.bidirectional(2)
+def test_two_tied_chains_run():
+    check_schedule(pp.schedule("chimera", num_ranks=2, num_microbatches=4))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,10 @@ BOTH = pp.Placement.bidirectional(2)
             r"holds \(0B0;0B1\)OVERLAP_F_B",
         ),
         (pp.Schedule([["0F0", "0B0", "0U0"]]), "holds 0U0"),
-        (pp.Schedule([["0F0", "3F1", "3B1", "0B0"], ["1F0", "2F1", "2B1", "1B0"]], BOTH), "runs 2 chains"),
+        (
+            pp.Schedule([["0F0", "0B0"], ["1F1", "1B1"]], pp.Placement.ensemble(2, 1)),
+            "runs 2 chains of stages that are not copies of one model",
+        ),
         (pp.Schedule([["0F0", "0F1", "0B1", "0B0"]], slices=2), "2 causal slices, which share keys and values"),
         (
             pp.Schedule([["0F0", "0B0", "0U0", "0F1", "0B1", "0U1"]], minibatches=2),
