@@ -41,6 +41,26 @@ def _amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]
     return found
 
 
+def as_band(name: str, value: Iterable[float] | None, ordered: bool = True) -> tuple[float, float] | None:
+    """Two positive numbers, the lower one first; None stays None.
+
+    Args:
+        name: of the field, for errors.
+        value: the two numbers.
+        ordered: whether the second must be at least the first.
+
+    Raises:
+        PipelabError: something else.
+    """
+    if value is None:
+        return None
+    pair = _amounts(name, value, "seconds")
+    if len(pair) != 2 or min(pair) <= 0 or (ordered and pair[0] > pair[1]):
+        what = "two positive numbers, the lower one first" if ordered else "two positive numbers"
+        raise PipelabError(f"{name} is {pair}; it must be {what}.")
+    return pair[0], pair[1]
+
+
 def _same_length(value: object, names: Sequence[str]) -> None:
     lengths = {name: len(getattr(value, name)) for name in names if getattr(value, name) is not None}
     if len(set(lengths.values())) > 1:
@@ -111,6 +131,8 @@ class Costs(Saved):
             need them.
         links: the links between ranks.
         microbatch_size: samples per micro-batch at which all this holds; None when it is not known.
+        band: between which multiples of these costs the machine ran while they were measured; None when that is not
+            known. See `Trace.band`.
 
     Example:
         >>> costs = Costs.uniform(4, latency=0.5)
@@ -131,6 +153,7 @@ class Costs(Saved):
     bytes: StageBytes | None = None
     links: Links = field(default_factory=Links)
     microbatch_size: int | None = None
+    band: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in _PER_STAGE:
@@ -160,6 +183,7 @@ class Costs(Saved):
             object.__setattr__(self, "microbatch_size", as_index("microbatch_size", self.microbatch_size))
             if self.microbatch_size < 1:
                 raise PipelabError(f"microbatch_size is {self.microbatch_size}; it must be at least 1.")
+        object.__setattr__(self, "band", as_band("band", self.band))
 
     @classmethod
     def uniform(
@@ -237,6 +261,8 @@ class Costs(Saved):
         data["links"] = self.links.to_dict()
         if self.microbatch_size is not None:
             data["microbatch_size"] = self.microbatch_size
+        if self.band is not None:
+            data["band"] = list(self.band)
         return data
 
     @classmethod
@@ -246,7 +272,7 @@ class Costs(Saved):
         Raises:
             PipelabError: names the field.
         """
-        optional = (*_PER_STAGE[3:], "bytes", "links", "microbatch_size")
+        optional = (*_PER_STAGE[3:], "bytes", "links", "microbatch_size", "band")
         found = strict_json.fields(data, where, required=_PER_STAGE[:3], optional=optional)
         values: dict[str, Any] = {
             n: strict_json.numbers(found[n], f"{where}.{n}") for n in _PER_STAGE if n in found
@@ -259,4 +285,6 @@ class Costs(Saved):
             values["microbatch_size"] = strict_json.integer(
                 found["microbatch_size"], f"{where}.microbatch_size"
             )
+        if "band" in found:
+            values["band"] = strict_json.numbers(found["band"], f"{where}.band")
         return cls(**values)

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelab.core import strict_json
 from pipelab.core.actions import as_index
-from pipelab.core.costs import Costs, Links, StageBytes
+from pipelab.core.costs import Costs, Links, StageBytes, as_band
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.saving import Saved
@@ -73,12 +73,16 @@ class Profile(Saved):
         input_grad: seconds of I for each layer.
         weight_grad: seconds of W for each layer.
         parameter_bytes: bytes of the parameters of each layer.
-        activation_bytes: bytes kept from forward to backward, for one micro-batch.
+        activation_bytes: bytes kept from forward to backward, for one micro-batch, without what is sent.
         output_bytes: bytes of each layer's output, for one micro-batch.
         batch_size: samples in the example batch; the micro-batch size where none is given.
         measured_sizes: the sizes that were measured.
         device: where it was measured.
         notes: what to know about the numbers.
+        backward: seconds of B for each layer; None means I + W.
+        reference: seconds that a fixed piece of work took before the measurement and after it; see `drift`.
+        band: between which multiples of these seconds the machine ran while they were measured; None when that is not
+            known. Predictions carry it on (`Trace.band`).
 
     Raises:
         PipelabError: a doubled layer, columns of different lengths, no layer at all.
@@ -95,26 +99,42 @@ class Profile(Saved):
     measured_sizes: tuple[int, ...]
     device: str
     notes: tuple[str, ...] = ()
+    backward: tuple[Affine, ...] | None = None
+    reference: tuple[float, float] | None = None
+    band: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", *_LINES, "parameter_bytes", "measured_sizes", "notes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.backward is not None:
+            object.__setattr__(self, "backward", tuple(self.backward))
         if not self.layers:
             raise PipelabError("A profile needs at least one layer.")
         doubled = first_doubled(self.layers)
         if doubled is not None:
             raise PipelabError(f"Layer {doubled!r} is there twice.")
-        for name in (*_LINES, "parameter_bytes"):
+        lines = _LINES if self.backward is None else (*_LINES, "backward")
+        for name in (*lines, "parameter_bytes"):
             if len(getattr(self, name)) != len(self.layers):
                 raise PipelabError(
                     f"{name} has {len(getattr(self, name))} entries for {len(self.layers)} layers."
                 )
-        for name in _LINES:
+        for name in lines:
             if not all(isinstance(line, Affine) for line in getattr(self, name)):
                 raise TypeError(f"{name} must hold an Affine for each layer.")
         if min(self.parameter_bytes) < 0:
             raise PipelabError(f"parameter_bytes holds {min(self.parameter_bytes)}; bytes are not negative.")
         object.__setattr__(self, "batch_size", _size(self.batch_size))
+        for name in ("reference", "band"):
+            object.__setattr__(self, name, as_band(name, getattr(self, name), ordered=name == "band"))
+
+    @property
+    def drift(self) -> float | None:
+        """By which fraction a fixed piece of work took longer after the measurement than before; None: not known.
+
+        So much did the machine's own speed change meanwhile; a prediction cannot be better than that.
+        """
+        return None if self.reference is None else self.reference[1] / self.reference[0] - 1
 
     @property
     def num_layers(self) -> int:
@@ -122,14 +142,16 @@ class Profile(Saved):
         return len(self.layers)
 
     def seconds(self, batch_size: int | None = None) -> FloatArray:
-        """Shape (layers,): seconds of F + I + W of each layer.
+        """Shape (layers,): seconds of F + B of each layer; B is I + W where it was not measured.
 
         Args:
             batch_size: the micro-batch size; None takes `self.batch_size`.
         """
         size = self._size(batch_size)
-        lines = zip(self.forward, self.input_grad, self.weight_grad, strict=True)
-        return np.array([sum(line.at(size) for line in three) for three in lines])
+        backward = (self.input_grad, self.weight_grad) if self.backward is None else (self.backward,)
+        return np.array(
+            [sum(line.at(size) for line in one) for one in zip(self.forward, *backward, strict=True)]
+        )
 
     def stages(self, split: Split) -> tuple[slice, ...]:
         """Which layers form which stage.
@@ -177,36 +199,50 @@ class Profile(Saved):
             links: the links between ranks; None is free links.
 
         Returns:
-            Seconds and bytes per stage: those of its layers summed; its output is that of its last layer.
+            Seconds and bytes per stage: those of its layers summed; its output is that of its last layer, which it
+            keeps, too, until its backward.
         """
         size, stages = self._size(batch_size), self.stages(split)
 
         def total(lines: Sequence[Affine]) -> tuple[float, ...]:
             return tuple(math.fsum(line.at(size) for line in lines[stage]) for stage in stages)
 
+        outputs = tuple(self.output_bytes[stage.stop - 1].at(size) for stage in stages)
+        kept = zip(total(self.activation_bytes), (*outputs[:-1], 0.0), strict=True)
         held = StageBytes(
             parameters=tuple(sum(self.parameter_bytes[stage]) for stage in stages),
-            activations=total(self.activation_bytes),
-            outputs=tuple(self.output_bytes[stage.stop - 1].at(size) for stage in stages),
+            activations=tuple(map(sum, kept)),
+            outputs=outputs,
         )
         seconds = (total(self.forward), total(self.input_grad), total(self.weight_grad))
-        return Costs(*seconds, bytes=held, links=links or Links(), microbatch_size=size)
+        whole = None if self.backward is None else total(self.backward)
+        return Costs(
+            *seconds,
+            backward=whole,
+            bytes=held,
+            links=links or Links(),
+            microbatch_size=size,
+            band=self.band,
+        )
 
     def _size(self, batch_size: int | None) -> int:
         return self.batch_size if batch_size is None else _size(batch_size)
 
     def _rows(self) -> tuple[list[str], list[list[str]], str]:
-        header = ["layer", "F", "I", "W", "parameters", "activations", "output"]
+        whole = ["B"] if self.backward is not None else []
+        header = ["layer", "F", *whole, "I", "W", "parameters", "activations", "output"]
         rows = []
         for n, name in enumerate(self.layers):
             forward, input_grad, weight_grad, kept, output = (
                 getattr(self, x)[n].at(self.batch_size) for x in _LINES
             )
-            seconds = [as_seconds(x) for x in (forward, input_grad, weight_grad)]
+            backward = [] if self.backward is None else [self.backward[n].at(self.batch_size)]
+            seconds = [as_seconds(x) for x in (forward, *backward, input_grad, weight_grad)]
             rows.append([name, *seconds, *(as_bytes(x) for x in (self.parameter_bytes[n], kept, output))])
         sizes = ", ".join(map(str, self.measured_sizes))
         note = f"at {self.batch_size} samples; measured at {sizes} on {self.device}"
-        return header, rows, " ".join([note, *self.notes])
+        drift = "" if self.drift is None else f"; the machine's speed changed by {self.drift:+.1%} meanwhile"
+        return header, rows, " ".join([note + drift, *self.notes])
 
     def __str__(self) -> str:
         return text_table(*self._rows())
@@ -229,6 +265,8 @@ class Profile(Saved):
         for name, unit in zip(_LINES, ("s", "s", "s", "bytes", "bytes"), strict=True):
             label = f"{name.removesuffix('_bytes').replace('_', ' ')} [{unit}]"
             columns[label] = [line.at(self.batch_size) for line in getattr(self, name)]
+        if self.backward is not None:
+            columns["backward [s]"] = [line.at(self.batch_size) for line in self.backward]
         columns["parameters [bytes]"] = self.parameter_bytes
         return pd.DataFrame(columns)
 
@@ -237,8 +275,11 @@ class Profile(Saved):
         data: dict[str, Any] = {
             name: list(getattr(self, name)) for name in ("layers", "measured_sizes", "notes")
         }
-        for name in _LINES:
+        for name in _LINES if self.backward is None else (*_LINES, "backward"):
             data[name] = [[line.fixed, line.per_sample] for line in getattr(self, name)]
+        for name in ("reference", "band"):
+            if getattr(self, name) is not None:
+                data[name] = list(getattr(self, name))
         data["parameter_bytes"] = list(self.parameter_bytes)
         return {**data, "batch_size": self.batch_size, "device": self.device}
 
@@ -250,8 +291,16 @@ class Profile(Saved):
             PipelabError: names the field.
         """
         required = ("layers", *_LINES, "parameter_bytes", "batch_size", "measured_sizes", "device")
-        found = strict_json.fields(data, where, required=required, optional=("notes",))
-        lines = {name: _read_lines(found[name], f"{where}.{name}") for name in _LINES}
+        optional = ("notes", "backward", "reference", "band")
+        found = strict_json.fields(data, where, required=required, optional=optional)
+        lines: dict[str, Any] = {
+            name: _read_lines(found[name], f"{where}.{name}")
+            for name in (*_LINES, "backward")
+            if name in found
+        }
+        for name in ("reference", "band"):
+            if name in found:
+                lines[name] = strict_json.numbers(found[name], f"{where}.{name}")
         return cls(
             layers=strict_json.texts(found["layers"], f"{where}.layers"),
             **lines,

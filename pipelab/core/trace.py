@@ -205,6 +205,17 @@ class Trace(Saved):
         """Seconds from the first start to the last end."""
         return float(self.end.max() - self.start.min())
 
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """Between which makespans the step lies if the machine runs as it did while it was profiled, in seconds.
+
+        None for a measured run, and for costs that were not measured.
+        """
+        if self.costs is None or self.costs.band is None:
+            return None
+        low, high = self.costs.band
+        return low * self.makespan, high * self.makespan
+
     @cached_property
     def durations(self) -> FloatArray:
         """Shape (rows,): seconds that each row took."""
@@ -317,8 +328,9 @@ class Trace(Saved):
     @property
     def _headline(self) -> str:
         report = self.report()
+        between = "" if self.band is None else " ({} to {})".format(*map(as_seconds, self.band))
         return (
-            f"{self.label}: makespan {as_seconds(self.makespan)} ({self.clock} clock), "
+            f"{self.label}: makespan {as_seconds(self.makespan)}{between} ({self.clock} clock), "
             f"bubble fraction {as_percent(report.bubble_fraction)}"
         )
 

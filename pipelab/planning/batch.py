@@ -104,6 +104,7 @@ def _mean(some: Costs, others: Costs, share: float) -> Costs:
         )
     seconds: dict[str, Any] = {
         name: between(getattr(some, name), getattr(others, name))
-        for name in ("forward", "input_grad", "weight_grad")
+        for name in ("forward", "input_grad", "weight_grad", "backward")
+        if getattr(some, name) is not None
     }
     return replace(some, **seconds, bytes=held, microbatch_size=None)

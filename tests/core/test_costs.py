@@ -232,3 +232,13 @@ def test_at_the_limit_every_number_of_a_step_is_finite():
         assert np.isfinite(numbers).all()
     assert math.isfinite(report.idle_by_cause.total) and math.isfinite(report.cost(1.0).per_1000_steps)
     assert 0 < report.bubble_fraction <= 1 and len(trace.critical_path()) > 8
+
+
+def test_a_band_survives_json_and_is_checked():
+    costs = Costs((1.0,), (1.0,), (1.0,), band=(0.9, 1.25))
+    assert Costs.from_dict(json.loads(json.dumps(costs.to_dict()))) == costs
+    assert "band" not in Costs((1.0,), (1.0,), (1.0,)).to_dict()
+    with pytest.raises(
+        PipelabError, match=r"band is .*; it must be two positive numbers, the lower one first"
+    ):
+        Costs((1.0,), (1.0,), (1.0,), band=(1.25, 0.9))

@@ -38,12 +38,12 @@ def test_seconds_are_those_of_all_three_kinds():
     assert PROFILE.seconds(2).tolist() == [2 + 1 + 2, 3 + 1 + 2, 4 + 1 + 2, 5 + 1 + 2]
 
 
-def test_costs_sum_the_layers_of_each_stage():
+def test_costs_sum_the_layers_of_each_stage_which_keeps_what_it_sends():
     links = Links(0.1)
     costs = PROFILE.costs(Split(["blocks.0.mlp"]), 2, links)
     assert costs.forward == (2 + 3, 4 + 5) and costs.input_grad == (2, 2) and costs.weight_grad == (4, 4)
     assert costs.backward is None and costs.links == links and costs.microbatch_size == 2
-    assert costs.bytes == StageBytes((30, 70), (400, 400), (4, 8))
+    assert costs.bytes == StageBytes((30, 70), (400 + 4, 400), (4, 8))
 
 
 def test_the_micro_batch_size_is_that_of_the_example_unless_said():
@@ -141,3 +141,56 @@ def test_columns_hold_lines():
 def test_wrong_fields_are_named(change, message):
     with pytest.raises(PipelabError, match=message):
         Profile.from_dict({**PROFILE.to_dict(), **change})
+
+
+# -- a measured whole backward, the machine's drift, a band ------------------------------------------------------
+
+WHOLE = replace(
+    PROFILE, backward=lines((2, 0), (2, 0), (1, 1), (0, 1)), reference=(2.0, 2.1), band=(0.95, 1.1)
+)
+
+
+def test_a_measured_whole_backward_is_what_b_costs():
+    costs = WHOLE.costs(Split(["blocks.0.mlp"]), 2)
+    assert costs.backward == (4, 3 + 2) and costs.input_grad == (2, 2) and costs.weight_grad == (4, 4)
+    assert WHOLE.seconds(2).tolist() == [2 + 2, 3 + 2, 4 + 3, 5 + 2]
+
+
+def test_the_drift_is_what_the_reference_took_longer_after_than_before():
+    assert WHOLE.drift == pytest.approx(0.05) and PROFILE.drift is None
+    assert "the machine's speed changed by +5.0% meanwhile" in str(WHOLE)
+
+
+def test_the_whole_backward_has_a_column_of_its_own_where_it_was_measured():
+    assert str(WHOLE).splitlines()[1].split()[:9] == ["stem", "3", "s", "2", "s", "1", "s", "4", "s"]
+    assert WHOLE.to_frame()["backward [s]"].tolist() == [2, 2, 5, 4]
+    assert "backward [s]" not in PROFILE.to_frame()
+
+
+def test_a_prediction_carries_the_band_of_its_profile():
+    import pipelab as pp
+
+    trace = pp.simulate(pp.schedule("gpipe", num_ranks=1, num_microbatches=1), WHOLE.costs(Split(), 2))
+    assert trace.band == pytest.approx((0.95 * trace.makespan, 1.1 * trace.makespan))
+
+
+def test_what_was_measured_besides_survives_json_and_older_files_still_load():
+    assert Profile.from_dict(json.loads(json.dumps(WHOLE.to_dict(), allow_nan=False))) == WHOLE
+    older = PROFILE.to_dict()
+    assert not {"backward", "reference", "band"} & set(older)
+    assert Profile.from_dict(older).backward is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backward": lines((1, 1))}, "backward has 1 entries for 4 layers"),
+        ({"reference": (1.0,)}, r"reference is \(1.0,\); it must be two positive numbers"),
+        ({"reference": (0.0, 1.0)}, "two positive numbers"),
+        ({"band": (1.1, 0.9)}, "the lower one first"),
+        ({"band": ("a", "b")}, "band must be numbers"),
+    ],
+)
+def test_impossible_bands_and_backwards_are_refused(change, message):
+    with pytest.raises(PipelabError, match=message):
+        replace(PROFILE, **change)

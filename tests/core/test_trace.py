@@ -334,3 +334,10 @@ def test_what_a_feed_does_is_no_forward_in_the_columns():
     for lane, kind in (("load:0", "load"), ("prepare:0", "prepare")):
         assert set(columns["kind"][columns["lane"] == lane]) == {kind}
     assert set(columns["kind"][columns["lane"] == "compute"]) == {"F", "B"}
+
+
+def test_a_prediction_says_between_what_it_lies_and_a_measured_run_does_not():
+    trace = simulate(ONE, Costs((1, 1), (1, 1), (1, 1), band=(0.5, 1.5)))
+    assert trace.band == (3, 9)
+    assert str(trace).splitlines()[0].startswith("one: makespan 6 s (3 s to 9 s) (simulated clock)")
+    assert measured().band is None and simulate(ONE, Costs.uniform(2)).band is None
