@@ -143,7 +143,7 @@ class _Bench:
         self._cut = self._cut_model()  # a fresh one learns again, and counts the bytes at this size
         self._run(batch, whole=True)
         done()
-        self.bytes[size] = self._cut.stage_bytes()
+        self.bytes[size] = self._cut.stage_bytes(mergeable=True)
         samples = []
         for _ in range(repeats):
             for whole in (True, False):

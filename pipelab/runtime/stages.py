@@ -57,7 +57,7 @@ class CutModel:
         self.flow = Flow()
         self.parameters = Parameters(model, None if self.same_device else devices)
         self.randomness = Randomness(model, devices)
-        self.kept = KeptBytes(model, len(cuts) + 1)
+        self.kept = KeptBytes(len(cuts) + 1)
 
     def on_copy(self, model: nn.Module, streams: list[RankDevice]) -> CutModel:
         """A copy of the model, cut at the same places, drawing the same random numbers, to run on `streams`."""
@@ -69,15 +69,19 @@ class CutModel:
     def num_stages(self) -> int:
         return len(self.names) + 1
 
-    def stage_bytes(self) -> StageBytes | None:
-        """Bytes of parameters, kept activations and sent values per stage; None before the first step."""
+    def stage_bytes(self, *, mergeable: bool = False) -> StageBytes | None:
+        """Bytes of parameters, kept activations and sent values per stage; None before the first step.
+
+        Args:
+            mergeable: as if nothing were copied at the borders, so that sums over stages are those of one stage.
+        """
         if not self.kept.known:
             return None
         parameters = [0] * self.num_stages
         for parameter in self.model.parameters():
             home = self.parameters.home(parameter)
             parameters[home or 0] += parameter.numel() * parameter.element_size()
-        return self.kept.stage_bytes(parameters)
+        return self.kept.mergeable_bytes(parameters) if mergeable else self.kept.stage_bytes(parameters)
 
 
 class StepContext:
@@ -121,8 +125,6 @@ class StepContext:
         for kind, dtype in self._autocast:
             # No cache: a weight that was cast in one stage must not turn up in another stage's graph.
             stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
-        if self.learning and self.grad and microbatch.index == 0:
-            stack.enter_context(self._cut_model.kept.watching(microbatch))
         set_current(microbatch)
 
     def leave_thread(self) -> None:
@@ -140,8 +142,7 @@ class StepContext:
 
     def in_checkpoint(self) -> bool:
         """Whether the running code is inside torch.utils.checkpoint (or another user of saved-tensor hooks)."""
-        top = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        return top is not None and top[0] is not self._cut_model.kept.pack
+        return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
     def recomputing(self, stage: int) -> contextlib.AbstractContextManager[Any]:
         """Around a backward: a checkpoint's second forward puts the global generator back for a while.
@@ -214,6 +215,8 @@ class StepContext:
                 f"A stage begins at {name!r}, but the model's forward never calls that module (nothing came to it in "
                 f"the first micro-batch). Cut at a module that is called: pp.layers(model, inputs) lists them."
             )
+        if self.grad:
+            self._cut_model.kept.count(microbatch, self.parameters)
 
     def _kept_values(self) -> dict[str, Tensor]:
         found = {}
