@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipelab.core.costs import Links as Links
     from pipelab.core.costs import StageBytes as StageBytes
     from pipelab.core.feed import Feed as Feed
+    from pipelab.core.gap import explain_gap as explain_gap
     from pipelab.core.interchange.json_files import load as load
     from pipelab.core.interchange.other_traces import read_trace as read_trace
     from pipelab.core.list_schedule import list_schedule as list_schedule
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pipelab.errors import PipelabError as PipelabError
     from pipelab.planning.balance import balance as balance
     from pipelab.planning.sweep import sweep as sweep
+    from pipelab.plots.gap import plot_gap as plot_gap
     from pipelab.plots.memory import plot_memory as plot_memory
     from pipelab.plots.stages import plot_stages as plot_stages
     from pipelab.plots.sweep import plot_sweep as plot_sweep
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from pipelab.runtime.pipeline import Pipeline as Pipeline
     from pipelab.runtime.profiling import profile as profile
     from pipelab.runtime.step import Step as Step
+    from pipelab.runtime.trees import replicate as replicate
     from pipelab.teaching import exercise as exercise
     from pipelab.widgets.lab import Lab as Lab
 
@@ -82,10 +85,12 @@ _HOMES = {
     "check_gradients": "pipelab.runtime.check",
     "compare": "pipelab.core.comparison",
     "exercise": "pipelab.teaching",
+    "explain_gap": "pipelab.core.gap",
     "layers": "pipelab.runtime.layers",
     "list_schedule": "pipelab.core.list_schedule",
     "load": "pipelab.core.interchange.json_files",
     "period": "pipelab.core.simulation",
+    "plot_gap": "pipelab.plots.gap",
     "plot_memory": "pipelab.plots.memory",
     "plot_stages": "pipelab.plots.stages",
     "plot_sweep": "pipelab.plots.sweep",
@@ -93,6 +98,7 @@ _HOMES = {
     "plot_timelines": "pipelab.plots.timeline",
     "profile": "pipelab.runtime.profiling",
     "read_trace": "pipelab.core.interchange.other_traces",
+    "replicate": "pipelab.runtime.trees",
     "schedule": "pipelab.core.schedules",
     "simulate": "pipelab.core.simulation",
     "simulate_many": "pipelab.core.simulation",

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
-from pipelab.runtime.inputs import Batch, LossWeight
-from pipelab.runtime.loss import Result, loss_call
-from pipelab.runtime.outputs import join
+from pipelab.errors import PipelabError
+from pipelab.runtime.inputs import Batch
+from pipelab.runtime.loss_weights import LossWeight, weigh
+from pipelab.runtime.outputs import is_per_sample
 from pipelab.runtime.pipeline import Pipeline
 from pipelab.runtime.preserve import preserved
-from pipelab.runtime.randomness import seed_generators
+from pipelab.runtime.reference import Outcome, Reference, same_generator
 
 # (relative, absolute) per precision: fp64 shows the algorithm, fp32 what summing in another order changes.
 _TOLERANCES = {
@@ -26,7 +26,10 @@ _TOLERANCES = {
     torch.float32: (1e-3, 1e-5),
     torch.float16: (1e-2, 1e-3),
     torch.bfloat16: (2e-2, 2e-2),
+    torch.complex128: (1e-12, 1e-13),
+    torch.complex64: (1e-3, 1e-5),
 }
+_WHOLE = "the whole model on the whole batch"
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,14 @@ class Difference:
         absolute: the largest absolute difference.
         relative: the largest difference relative to the largest value of the reference.
         excess: the largest difference in units of what is allowed; above 1 is wrong.
+        is_gradient: whether it is of a parameter.
     """
 
     name: str
     absolute: float
     relative: float
     excess: float
-
-    @property
-    def is_gradient(self) -> bool:
-        """Whether it is of a parameter."""
-        return self.name != "outputs" and not self.name.startswith("loss")
+    is_gradient: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ class GradientCheck:
     Attributes:
         differences: for the loss, the outputs, and each parameter, worst first.
         reference: what was compared with.
+        notes: what else to know.
     """
 
     differences: tuple[Difference, ...] = field(repr=False)
     reference: str
+    notes: tuple[str, ...] = ()
 
     @property
     def worst(self) -> Difference:
@@ -72,14 +74,17 @@ class GradientCheck:
 
     def __str__(self) -> str:
         count = sum(difference.is_gradient for difference in self.differences)
-        worst = self.worst
+        worst, notes = self.worst, "".join(f"\n{note}" for note in self.notes)
         if self:
             verdict = f"equal: loss, outputs and the gradients of {count} parameters match {self.reference}"
-            return f"{verdict}\nlargest difference {worst.absolute:.2e} (relative {worst.relative:.2e}) in {worst.name}"
+            largest = (
+                f"largest difference {worst.absolute:.2e} (relative {worst.relative:.2e}) in {worst.name}"
+            )
+            return f"{verdict}\n{largest}{notes}"
         wrong = [difference for difference in self.differences if not difference.excess <= 1]
         shown = "\n".join(f"  {d.name}: {d.absolute:.2e} (relative {d.relative:.2e})" for d in wrong[:5])
         more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        return f"DIFFERENT from {self.reference}; worst first:\n{shown}{more}"
+        return f"DIFFERENT from {self.reference}; worst first:\n{shown}{more}{notes}"
 
     __repr__ = __str__
 
@@ -87,12 +92,13 @@ class GradientCheck:
 def check_gradients(
     pipe: Pipeline, inputs: Any, target: Any = None, *, loss_weight: LossWeight = None
 ) -> GradientCheck:
-    """Runs a step of the pipeline and the whole model on a copy, and compares loss, outputs and every gradient.
+    """Runs a step of the pipeline and the model itself without it, and compares loss, outputs and every gradient.
 
     The reference sees the whole batch at once. With BatchNorm in training, or with dropout, that is another
     computation; then the reference is plain gradient accumulation over the same micro-batches, with the same random
     state where a stage begins; and whether the micro-batches' losses make up the loss of the whole batch is checked by
-    itself, in evaluation mode. Gradients, buffers and random state are put back.
+    itself, in evaluation mode. Gradients (the loss's too), buffers, attributes and random state are put back. The
+    model must fit on the last stage's device.
 
     Args:
         pipe: an open pipeline.
@@ -102,156 +108,172 @@ def check_gradients(
 
     Returns:
         A value that is true or false and names the worst parameter.
+
+    Raises:
+        PipelabError: the step itself changes weights, or dropout runs on a GPU and on the CPU, so that nothing can
+            be compared.
     """
     if not isinstance(pipe, Pipeline):
         raise TypeError(
             f"check_gradients() takes a Pipeline, not {type(pipe).__name__}: check_gradients(pipe, x, y)."
         )
-    model = pipe.model
-    with preserved(model):
-        copied = copy.deepcopy(model)
+    batch = Batch.cut(inputs, target, pipe.schedule.num_microbatches, pipe.batch_dims)
+    weights = weigh(batch, pipe.reduction, loss_weight)
+    (whole,) = weigh(batch.whole(), pipe.reduction, loss_weight)
+    reference = Reference(pipe, batch, weights)
+    parameters = reference.parameters()
+    versions = {name: parameter._version for name, parameter in parameters.items()}
+    with preserved(*reference.roots):
         step = pipe.step(inputs, target, loss_weight=loss_weight)
-        gradients = {name: p.grad for name, p in model.named_parameters()}
-        batch = Batch.cut(inputs, target, pipe.schedule.num_microbatches)
-        device = pipe._cut.devices[0]
-        copied.to(device)
-        drawing = pipe._cut.randomness.drawing_stages
-        batch_norm = any(isinstance(m, _BatchNorm) and m.training for m in model.modules())
-        if drawing or batch_norm:
-            why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
-            reference = f"plain gradient accumulation of the whole model ({why})"
-            weights = batch.weights(pipe.reduction, loss_weight)
-            weighing = _weighing(pipe, copied, batch, weights, device)
-            loss, outputs = _accumulate(pipe, copied, batch, weights, device, reseed=bool(drawing))
-        else:
-            reference = "the whole model on the whole batch"
-            weighing = []  # the whole batch's loss is the reference itself
-            loss, outputs = _whole(pipe, copied, inputs, target, device)
-        found = [_compare("loss", step.loss, loss), *weighing, *_compare_outputs(step.outputs, outputs)]
-        for name, parameter in copied.named_parameters():
-            found.append(
-                _compare(name, _or_zeros(gradients[name], parameter), _or_zeros(parameter.grad, parameter))
+        ours = Outcome(step.loss, step.outputs, {name: p.grad for name, p in parameters.items()})
+        _refuse_changes(parameters, versions)
+    drawing = pipe._cut.randomness.drawing_stages
+    if drawing or _mixes_samples(pipe.model):
+        if drawing and not same_generator(pipe._cut.devices):
+            raise PipelabError(
+                "Dropout draws other numbers on a GPU than on the CPU, and the stages lie on both, so no plain run is "
+                "the same. Check with model.eval(), or with all stages on one kind of device."
             )
-    return GradientCheck(tuple(sorted(found, key=lambda d: -_order(d.excess))), reference)
-
-
-def _whole(
-    pipe: Pipeline, model: nn.Module, inputs: Any, target: Any, device: torch.device
-) -> tuple[Tensor, Any]:
-    batch = Batch.cut(inputs, target, 1)
-    result = loss_call(model, pipe.loss_fn, batch, 0, 1.0, [device] * pipe.split.num_stages, None, True)(
-        lambda: 0
-    )
-    return _backward(result), result.outputs
-
-
-def _accumulate(
-    pipe: Pipeline,
-    model: nn.Module,
-    batch: Batch,
-    weights: tuple[float, ...],
-    device: torch.device,
-    reseed: bool,
-) -> tuple[Tensor, Any]:
-    total, outputs = torch.zeros((), dtype=torch.float64), []
-    for index, weight in enumerate(weights):
-        call = loss_call(
-            model, pipe.loss_fn, batch, index, weight, [device] * pipe.split.num_stages, None, True
+        why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
+        theirs = reference.accumulated()
+        at_once, weighed = reference.losses_in_evaluation(whole)
+        weighing = [_compare("loss of the whole batch (reduction or loss_weight)", weighed, at_once)]
+        return _verdict(
+            ours, theirs, f"plain gradient accumulation of the whole model ({why})", None, weighing
         )
-        with _seeded(pipe, model, index, device) if reseed else _unseeded():
-            result = call(lambda: 0)
-        total += _backward(result).double().cpu() * weight
-        outputs.append(result.outputs)
-    return total, join(outputs, batch.sizes)
+    result = _verdict(ours, reference.whole(whole), _WHOLE, batch)
+    if not result and _verdict(ours, reference.accumulated(), "", None):
+        note = (
+            "The pipeline does equal plain gradient accumulation over the same micro-batches: the losses of the "
+            "micro-batches do not make up the loss of the whole batch (see reduction and loss_weight), or a sample's "
+            "output depends on the other samples."
+        )
+        return dataclasses.replace(result, notes=(*result.notes, note))
+    return result
 
 
-def _weighing(
-    pipe: Pipeline, model: nn.Module, batch: Batch, weights: tuple[float, ...], device: torch.device
-) -> list[Difference]:
-    """Do the weighed losses of the micro-batches make up the whole batch's? Asked where both are comparable."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    devices = [device] * pipe.split.num_stages
-
-    def loss_of(part: Batch, index: int) -> Tensor:
-        result = loss_call(model, pipe.loss_fn, part, index, 1.0, devices)(lambda: 0)
-        assert result.loss is not None
-        return result.loss
-
-    with torch.no_grad():
-        whole = loss_of(Batch(batch.inputs, batch.target, (batch.size,)), 0)
-        parts = torch.stack([loss_of(batch, index) * weight for index, weight in enumerate(weights)]).sum()
-    for module, training in flags:
-        module.training = training
-    return [_compare("loss of the whole batch (reduction or loss_weight)", parts, whole)]
+def _mixes_samples(model: nn.Module) -> bool:
+    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in model.modules())
 
 
-def _backward(result: Result) -> Tensor:
-    """Runs the backward of a call that had a loss; returns that loss."""
-    assert result.root is not None and result.loss is not None
-    result.root.backward()
-    return result.loss
+def _refuse_changes(parameters: dict[str, nn.Parameter], versions: dict[str, int]) -> None:
+    changed = [name for name, parameter in parameters.items() if parameter._version != versions[name]]
+    if changed:
+        raise PipelabError(
+            f"The step changed the weights themselves, {changed[0]!r} for one, so its gradients cannot be compared "
+            f"with another run's. Take off what does so, such as an optimizer in a hook."
+        )
 
 
-@contextmanager
-def _unseeded() -> Iterator[None]:
-    yield
+def _verdict(
+    ours: Outcome, theirs: Outcome, reference: str, batch: Batch | None, more: list[Difference] | None = None
+) -> GradientCheck:
+    """Compares two runs.
+
+    Args:
+        ours, theirs: the pipeline's and the reference's.
+        reference: what the second is.
+        batch: given if the reference saw the whole batch at once: then only what is per sample compares.
+        more: further differences.
+    """
+    found = [_compare("loss", ours.loss, theirs.loss), *(more or [])]
+    left_out = 0
+    for mine, other in _pairs(ours.outputs, theirs.outputs):
+        if not isinstance(other, Tensor):
+            continue
+        if batch is None or is_per_sample([other], (batch.size,), batch.dims.outputs):
+            found.append(
+                _compare("outputs", mine, other) if isinstance(mine, Tensor) else _unlike("outputs", False)
+            )
+        else:
+            left_out += 1
+    scale = max((_largest(g) for g in theirs.gradients.values() if g is not None), default=0.0)
+    for name, other in theirs.gradients.items():
+        mine = ours.gradients[name]
+        if mine is not None or other is not None:
+            found.append(_compare_gradients(name, mine, other, scale))
+    notes = []
+    if left_out:
+        notes.append(f"{left_out} of the outputs are not one per sample and were not compared.")
+    return GradientCheck(tuple(sorted(found, key=lambda d: -_order(d.excess))), reference, tuple(notes))
 
 
-@contextmanager
-def _seeded(pipe: Pipeline, model: nn.Module, microbatch: int, device: torch.device) -> Iterator[None]:
-    """The random state that the pipeline gave each stage of this micro-batch, where the stage begins."""
-    randomness = pipe._cut.randomness
-    begun: set[int] = set()
-
-    def begin(stage: int) -> None:
-        if stage not in begun and stage in (0, *randomness.drawing_stages):
-            begun.add(stage)
-            seed_generators(randomness.seed, stage, microbatch, device)
-
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _m, _a, stage=stage: begin(stage), prepend=True
-        )  # type: ignore[misc]
-        for stage, name in enumerate(pipe.split.cuts, start=1)
-    ]
-    begin(0)
+def _pairs(ours: Any, reference: Any) -> Iterator[tuple[Any, Any]]:
+    """The leaves of the reference's outputs, each beside what the pipeline has in its place."""
+    leaves, spec = tree_flatten(reference)
     try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        mine = spec.flatten_up_to(ours)
+    except ValueError:  # another structure
+        mine = [None] * len(leaves)
+    for a, b in zip(mine, leaves, strict=True):
+        if dataclasses.is_dataclass(b) and not isinstance(b, type):
+            for name in (f.name for f in dataclasses.fields(b)):
+                yield from _pairs(getattr(a, name, None), getattr(b, name))
+        else:
+            yield a, b
 
 
-def _compare_outputs(ours: Any, reference: Any) -> list[Difference]:
-    mine, theirs = tree_leaves(ours), tree_leaves(reference)
-    if len(mine) != len(theirs):
-        return [Difference("outputs", float("inf"), float("inf"), float("inf"))]
-    pairs = zip(mine, theirs, strict=True)
-    found = [_compare("outputs", a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
-    return [max(found, key=lambda d: _order(d.excess))] if found else []
+def _compare_gradients(name: str, ours: Tensor | None, reference: Tensor | None, scale: float) -> Difference:
+    """No gradient and a gradient of zeros are the same update."""
+    given = ours if ours is not None else reference
+    assert given is not None
+    zeros = torch.zeros_like(given)
+    a, b = zeros if ours is None else ours, zeros if reference is None else reference
+    return _compare(name, a, b, scale, is_gradient=True)
 
 
-def _compare(name: str, ours: Tensor, reference: Tensor) -> Difference:
-    if ours.shape != reference.shape:
-        return Difference(name, float("inf"), float("inf"), float("inf"))
-    relative, absolute = _TOLERANCES.get(ours.dtype, (0.0, 0.0))
-    a, b = ours.detach().double().cpu(), reference.detach().double().cpu()
+def _compare(
+    name: str, ours: Tensor, reference: Tensor, scale: float | None = None, is_gradient: bool = False
+) -> Difference:
+    """
+    Args:
+        scale: what the absolute tolerance is a part of: the largest of all gradients, since one that is zero but for
+            rounding has no size of its own. None: the largest value of the reference.
+    """
+    if ours.shape != reference.shape or ours.dtype != reference.dtype:
+        return _unlike(name, is_gradient)
+    relative, absolute = _tolerance(ours.dtype)
+    a, b = _numbers(ours), _numbers(reference)
     if not a.numel():
-        return Difference(name, 0.0, 0.0, 0.0)
-    distance = (a - b).abs()
-    excess = distance / (absolute + relative * b.abs().max()) if relative else distance.ne(0).double() * 2
+        return Difference(name, 0.0, 0.0, 0.0, is_gradient)
+    distance = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities too
+    largest = _largest(reference)
+    allowed = relative * largest + absolute * (largest if scale is None else scale)
+    worst = float(distance.max())
     return Difference(
         name,
-        float(distance.max()),
-        float(distance.max() / b.abs().max().clamp_min(1e-300)),
-        float(excess.max()),
+        worst,
+        worst / largest if largest else (0.0 if worst == 0 else float("inf")),
+        worst / allowed if allowed else (0.0 if worst == 0 else float("inf")),
+        is_gradient,
     )
 
 
-def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    """No gradient and a gradient of zeros are the same update."""
-    return torch.zeros_like(parameter) if gradient is None else gradient
+def _tolerance(dtype: torch.dtype) -> tuple[float, float]:
+    """Relative and absolute; under autocast gradients are no more precise than what made them."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    found = [
+        _TOLERANCES.get(dtype, (0.0, 0.0)),
+        *(_TOLERANCES[torch.get_autocast_dtype(kind)] for kind in kinds),
+    ]
+    return max(found) if dtype in _TOLERANCES else found[0]
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    real = torch.view_as_real(dense) if dense.is_complex() else dense
+    return real.cpu().double()
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest finite absolute value."""
+    numbers = _numbers(tensor).abs()
+    numbers = numbers[numbers.isfinite()]
+    return float(numbers.max()) if numbers.numel() else 0.0
+
+
+def _unlike(name: str, is_gradient: bool) -> Difference:
+    return Difference(name, float("inf"), float("inf"), float("inf"), is_gradient)
 
 
 def _order(excess: float) -> float:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 
 from pipelab.errors import PipelabError
-
-LossWeight = Tensor | Callable[[Any], Any] | None
+from pipelab.runtime.batch_dims import FIRST, BatchDims, has_dim
+from pipelab.runtime.trees import Replicated, map_tensors, marked_tensors, shown, tensors, unwrapped
 
 
 class Args:
@@ -23,16 +25,26 @@ class Args:
         >>> inputs = pp.Args(torch.zeros(4, 3), mask=torch.ones(4, 3))
         >>> inputs
         Args(<tensor 4 x 3>, mask=<tensor 4 x 3>)
+        >>> inputs["mask"].shape, inputs[0].shape
+        (torch.Size([4, 3]), torch.Size([4, 3]))
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.args = args
         self.kwargs = kwargs
 
+    def __getitem__(self, key: int | str) -> Any:
+        return self.kwargs[key] if isinstance(key, str) else self.args[key]
+
     def __repr__(self) -> str:
-        shown = [_brief(value) for value in self.args]
-        shown += [f"{name}={_brief(value)}" for name, value in self.kwargs.items()]
-        return f"Args({', '.join(shown)})"
+        positional = [shown(value) for value in self.args]
+        named = [f"{name}={shown(value)}" for name, value in self.kwargs.items()]
+        return f"Args({', '.join(positional + named)})"
+
+    def passed_to(self, model: Any) -> Any:
+        """The model's output for all of it at once."""
+        args, kwargs = unwrapped((self.args, self.kwargs))
+        return model(*args, **kwargs)
 
     @classmethod
     def of(cls, inputs: Any) -> Args:
@@ -43,11 +55,16 @@ class Args:
         """
         if isinstance(inputs, Args):
             return inputs
-        if isinstance(inputs, Tensor):
+        if isinstance(inputs, (Tensor, Replicated)):
             return cls(inputs)
         if isinstance(inputs, tuple):
             return cls(*inputs)
         if isinstance(inputs, Mapping):
+            if wrong := [key for key in inputs if not isinstance(key, str)]:
+                raise TypeError(
+                    f"A dict of inputs holds the forward's keyword arguments, but one key is {wrong[0]!r}. To pass the "
+                    f"dict itself as one argument, write pp.Args(inputs)."
+                )
             return cls(**inputs)
         raise TypeError(
             f"inputs must be a tensor, a tuple (positional arguments of the model's forward), a dict (keyword "
@@ -60,137 +77,199 @@ class Batch:
     """A whole batch with its cut into micro-batches.
 
     Attributes:
-        inputs: arguments for the model's forward; every tensor in them has the batch as its first dimension.
+        inputs: arguments for the model's forward.
         target: what the loss compares with: a tensor, or a tuple, list or dict of them, or None.
         sizes: samples in each micro-batch. They differ by one at most, the larger ones first.
+        dims: which dimension of the tensors is the batch.
     """
 
     inputs: Args
     target: Any
     sizes: tuple[int, ...]
+    dims: BatchDims = FIRST
+    _uncut: tuple[tuple[Tensor, int], ...] = field(default=(), repr=False)
 
     @classmethod
-    def cut(cls, inputs: Any, target: Any, num_microbatches: int) -> Batch:
+    def cut(cls, inputs: Any, target: Any, num_microbatches: int, dims: BatchDims = FIRST) -> Batch:
         """Checks a batch and cuts it; nothing has run yet.
 
         Raises:
             PipelabError: the batch is empty or smaller than the number of micro-batches, tensors disagree about
-                its size, or an input carries a graph of its own.
+                its size or cannot be cut, or one carries a graph of its own.
         """
         args = Args.of(inputs)
-        size = batch_size(args, target)
+        tree = (args.args, args.kwargs, target)
+        size = batch_size(args, target, dims)
         if num_microbatches > size:
             raise PipelabError(
                 f"{num_microbatches} micro-batches need at least {num_microbatches} samples, but the batch has {size}. "
                 f"Use a schedule with num_microbatches <= {size}, or a larger batch."
             )
-        for leaf in _tensors((args.args, args.kwargs)):
-            if leaf.grad_fn is not None:
-                raise PipelabError(
-                    "An input is the result of a computation that records gradients; micro-batches would share its "
-                    "graph. Pass input.detach(), or make that computation part of the model."
-                )
+        if num_microbatches > 1:
+            _refuse_what_would_go_whole(tree, size)
+        uncut = marked_tensors(tree) + [leaf for leaf in tensors(tree) if leaf.dim() == 0]
+        _refuse_graphs([*tensors(tree), *uncut])
         base, larger = divmod(size, num_microbatches)
-        return cls(args, target, tuple(base + (i < larger) for i in range(num_microbatches)))
+        sizes = tuple(base + (i < larger) for i in range(num_microbatches))
+        return cls(args, target, sizes, dims, tuple((leaf, _version(leaf)) for leaf in uncut))
 
     @property
     def size(self) -> int:
         return sum(self.sizes)
 
+    def whole(self) -> Batch:
+        """The same batch as one micro-batch."""
+        return Batch(self.inputs, self.target, (self.size,), self.dims, self._uncut)
+
     def arguments(self, microbatch: int, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The forward's arguments for one micro-batch, on `device`."""
-        return self._slice((self.inputs.args, self.inputs.kwargs), microbatch, device)
+        return self._part((self.inputs.args, self.inputs.kwargs), self.dims.inputs, microbatch, device)
 
-    def targets(self, microbatch: int, device: torch.device) -> Any:
-        """The target of one micro-batch, on `device`."""
-        return self._slice(self.target, microbatch, device)
+    def targets(self, microbatch: int, device: torch.device | None) -> Any:
+        """The target of one micro-batch, on `device`; None: where it lies."""
+        return self._part(self.target, self.dims.target, microbatch, device)
 
-    def weights(self, reduction: str, loss_weight: LossWeight) -> tuple[float, ...]:
-        """What each micro-batch's loss counts for in the loss of the whole batch.
+    def what_weights_see(self, microbatch: int) -> Any:
+        """The target of one micro-batch; its inputs, as Args, where the step has no target."""
+        if self.target is not None:
+            return self.targets(microbatch, None)
+        args, kwargs = self._part((self.inputs.args, self.inputs.kwargs), self.dims.inputs, microbatch, None)
+        return Args(*args, **kwargs)
 
-        A mean over the batch is the mean of the micro-batches' means, weighted by their samples; a sum is a sum.
-        A loss that averages over something else (tokens, valid labels) needs `loss_weight`.
+    def slice(self, tensor: Tensor, dim: int, microbatch: int) -> Tensor:
+        """The samples of one micro-batch, which are a view."""
+        return tensor.narrow(dim, sum(self.sizes[:microbatch]), self.sizes[microbatch])
 
-        Args:
-            reduction: "mean" or "sum".
-            loss_weight: per sample what it counts, a tensor of shape (batch,), or a function from a micro-batch's
-                target to what that micro-batch counts.
+    def check_unchanged(self) -> None:
+        """Refuses a model that writes to what all micro-batches share: the next would see it.
 
         Raises:
-            PipelabError: the weights have the wrong shape, are negative, or sum to zero.
+            PipelabError: says which value.
         """
-        if loss_weight is None:
-            return (
-                tuple(n / self.size for n in self.sizes) if reduction == "mean" else (1.0,) * len(self.sizes)
-            )
-        if isinstance(loss_weight, Tensor):
-            if tuple(loss_weight.shape) != (self.size,):
+        for leaf, version in self._uncut:
+            if _version(leaf) != version:
                 raise PipelabError(
-                    f"loss_weight has the shape {tuple(loss_weight.shape)}; it needs one number a sample: "
-                    f"({self.size},)."
+                    f"The model changes in place what every micro-batch gets whole: {shown(leaf)}, a scalar or inside "
+                    f"pp.replicate(...). The next micro-batch would see the change. Clone it before it is changed."
                 )
-            parts = [float(part.sum()) for part in loss_weight.double().split(list(self.sizes))]
-        else:
-            cpu = torch.device("cpu")
-            parts = [float(loss_weight(self.targets(i, cpu))) for i in range(len(self.sizes))]
-        total = sum(parts)
-        if not all(part >= 0 for part in parts) or not 0 < total < float("inf"):
-            raise PipelabError(
-                f"loss_weight gives the micro-batches {parts}: they must be at least 0, and more than 0 in sum."
-            )
-        return tuple(part / total for part in parts)
 
-    def _slice(self, tree: Any, microbatch: int, device: torch.device) -> Any:
-        start = sum(self.sizes[:microbatch])
-        end = start + self.sizes[microbatch]
+    def _part(self, tree: Any, dim: int, microbatch: int, device: torch.device | None) -> Any:
+        def cut(leaf: Tensor) -> Tensor:
+            return _placed(self.slice(leaf, dim, microbatch), device) if leaf.dim() else whole(leaf)
 
-        def cut(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return (leaf[start:end] if leaf.dim() else leaf).to(device, non_blocking=True)
+        def whole(leaf: Tensor) -> Tensor:
+            placed = _placed(leaf, device)
+            # A leaf that wants a gradient gets a node in stage 0, from which other stages receive it: so only that
+            # stage's backward writes to its `.grad`.
+            return placed.view_as(placed) if placed is leaf and leaf.requires_grad else placed
 
-        return tree_map(cut, tree)
+        return map_tensors(cut, tree, lambda value: map_tensors(whole, value, unwrapped))
 
 
-def batch_size(args: Args, target: Any) -> int:
-    """The number of samples: the first dimension of every tensor.
+def batch_size(args: Args, target: Any, dims: BatchDims = FIRST) -> int:
+    """The number of samples: what every tensor with a dimension has along the batch.
 
     Raises:
-        PipelabError: there is no tensor, none has a dimension, they disagree, or the batch is empty.
+        PipelabError: there is no tensor, none has that dimension, they disagree, or the batch is empty.
     """
-    sizes = {leaf.shape[0] for leaf in _tensors((args.args, args.kwargs, target)) if leaf.dim()}
-    if not sizes:
-        raise PipelabError(f"No tensor with a batch dimension in the inputs: {args!r}.")
-    if len(sizes) > 1:
-        shapes = [tuple(leaf.shape) for leaf in _tensors((args.args, args.kwargs, target))]
+    of_inputs, of_target = tensors((args.args, args.kwargs)), tensors(target)
+    for leaf in (*of_inputs, *of_target):
+        if leaf.is_nested or leaf.layout != torch.strided:
+            kind = "nested" if leaf.is_nested else f"of the layout {str(leaf.layout).removeprefix('torch.')}"
+            raise PipelabError(f"A tensor among inputs or target is {kind} and cannot be cut into samples.")
+    cut = [(leaf, dims.inputs) for leaf in of_inputs] + [(leaf, dims.target) for leaf in of_target]
+    cut = [(leaf, dim) for leaf, dim in cut if leaf.dim()]
+    advice = (
+        "What is the same for every sample (a mask, a positional table) is passed as pp.replicate(value); where the "
+        "batch is another dimension, say so with batch_dim."
+    )
+    if not cut:
+        raise PipelabError(f"No tensor with a batch dimension in the inputs: {args!r}. {advice}")
+    if lacking := [tuple(leaf.shape) for leaf, dim in cut if not has_dim(leaf, dim)]:
         raise PipelabError(
-            f"Inputs and target disagree about the size of the batch: their shapes are {shapes}. The first dimension "
-            f"of every tensor must be the batch."
+            f"The batch is dimension {dims.inputs} of the inputs and {dims.target} of the target, which these tensors "
+            f"do not have: their shapes are {lacking}. {advice} It may be a tuple (inputs, target, outputs)."
+        )
+    sizes = {leaf.shape[dim] for leaf, dim in cut}
+    if len(sizes) > 1:
+        raise PipelabError(
+            f"Inputs and target disagree about the size of the batch: the shapes of the inputs are "
+            f"{[tuple(leaf.shape) for leaf in of_inputs]}, of the target {[tuple(leaf.shape) for leaf in of_target]}. "
+            f"The batch must be dimension {dims.inputs} of every input and {dims.target} of every target. {advice}"
         )
     size = sizes.pop()
     if size == 0:
-        raise PipelabError("The batch is empty: its first dimension is 0.")
+        raise PipelabError(
+            f"The batch is empty: it has 0 samples, the shapes are {[tuple(leaf.shape) for leaf, _ in cut]}."
+        )
     return size
 
 
-def enlarge(inputs: Any, target: Any, size: int) -> tuple[Args, Any]:
+def enlarge(inputs: Any, target: Any, size: int, dims: BatchDims = FIRST) -> tuple[Args, Any]:
     """A batch of `size` samples made from the given ones, repeated in turn where there are too few."""
     args = Args.of(inputs)
-    have = batch_size(args, target)
-    index = torch.arange(size) % have
+    index = torch.arange(size) % batch_size(args, target, dims)
 
-    def take(leaf: Any) -> Any:
-        return leaf[index.to(leaf.device)] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+    def take(tree: Any, dim: int) -> Any:
+        def samples(leaf: Tensor) -> Tensor:
+            if leaf.dim() == 0:
+                return leaf
+            taken = leaf.detach().index_select(dim, index.to(leaf.device))
+            return taken.requires_grad_(leaf.requires_grad)
 
-    positional, keyword, goal = tree_map(take, (args.args, args.kwargs, target))
-    return Args(*positional, **keyword), goal
+        return map_tensors(samples, tree, Replicated)
+
+    positional, keyword = take((args.args, args.kwargs), dims.inputs)
+    return Args(*positional, **keyword), take(target, dims.target)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _placed(tensor: Tensor, device: torch.device | None) -> Tensor:
+    # To the CPU a copy that is not waited for would be read before it has arrived.
+    return tensor if device is None else tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def _brief(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"<tensor {' x '.join(map(str, value.shape)) or 'scalar'}>"
-    return repr(value)
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _refuse_graphs(leaves: list[Tensor]) -> None:
+    if any(leaf.grad_fn is not None for leaf in leaves):
+        raise PipelabError(
+            "An input or a target is the result of a computation that records gradients; micro-batches would share its "
+            "graph. Pass value.detach(), or make that computation part of the model."
+        )
+
+
+def _refuse_what_would_go_whole(tree: Any, size: int) -> None:
+    """Refuses values that look like a batch of `size` samples but would go whole to every micro-batch."""
+    remedy = "Pass tensors; or pp.replicate(value), if every micro-batch gets the whole of it."
+
+    def one_value(value: Any) -> bool:
+        return isinstance(value, PackedSequence) or _is_text(value)
+
+    for leaf in tree_leaves(tree, is_leaf=one_value):
+        kind = type(leaf).__name__
+        if isinstance(leaf, np.ndarray) and leaf.ndim:
+            raise PipelabError(
+                f"An array of numpy, of shape {leaf.shape}, would not be cut. Pass torch.from_numpy(array)."
+            )
+        if isinstance(leaf, PackedSequence) or _hides_tensors(leaf):
+            raise PipelabError(
+                f"A {kind} among inputs or target holds tensors that would not be cut. {remedy}"
+            )
+        if _is_text(leaf) and len(leaf) == size:
+            raise PipelabError(f"A {kind} of {size} texts, as many as samples, would not be cut. {remedy}")
+
+
+def _is_text(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(item, str) for item in value)
+    )
+
+
+def _hides_tensors(value: Any) -> bool:
+    """Whether an object that `map_tensors` does not look into holds tensors with dimensions."""
+    if isinstance(value, (Replicated, type, torch.nn.Module)) or tensors(value):
+        return False
+    held = value if isinstance(value, (list, tuple, set)) else getattr(value, "__dict__", {}).values()
+    return any(isinstance(item, Tensor) and item.dim() > 0 for item in held)

@@ -47,7 +47,7 @@ def layers(model: nn.Module, inputs: Any) -> tuple[str, ...]:
     ]
     try:
         with preserved(model), torch.no_grad():
-            model(*args.args, **args.kwargs)
+            args.passed_to(model)
     finally:
         for handle in handles:
             handle.remove()

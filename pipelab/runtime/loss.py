@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from pipelab.errors import PipelabError
 from pipelab.runtime.inputs import Batch
+from pipelab.runtime.loss_weights import Weight, reduced
 from pipelab.runtime.outputs import detach
 
 LossFn = Callable[..., Tensor]
@@ -23,7 +27,8 @@ class Result:
     """What one micro-batch's forward leaves.
 
     Attributes:
-        root: where its backward begins; None without gradients, and once the backward has run.
+        root: where its backward begins; None without gradients, where the loss counts nothing, and once the
+            backward has run.
         loss: its own loss, neither weighed nor scaled, detached; None without a loss.
         outputs: what the model returned, detached; None if it was not to be kept.
     """
@@ -38,7 +43,7 @@ def loss_call(
     loss_fn: LossFn | None,
     batch: Batch,
     index: int,
-    weight: float,
+    weight: Weight,
     devices: Sequence[torch.device],
     scale: Callable[[Tensor], Tensor] | None = None,
     keep_outputs: bool = False,
@@ -51,7 +56,7 @@ def loss_call(
         model, loss_fn: as for `Pipeline`.
         batch: the whole batch.
         index: which micro-batch of it.
-        weight: what its loss counts for.
+        weight: how its loss enters the batch's.
         devices: the device of each stage; the target goes where the loss is computed.
         scale: applied to the weighed loss.
         keep_outputs: whether the result holds the model's output.
@@ -61,14 +66,19 @@ def loss_call(
         args, kwargs = batch.arguments(index, devices[0])
         output = model(*args, **kwargs)
         if loss_fn is None:
-            loss = own_loss(output)
+            given = own_loss(output)
+            whose = "Without loss_fn the model's output must be the loss, or have it as `.loss`;"
         else:
             target = batch.targets(index, devices[stage_now()])
-            loss = loss_fn(output) if target is None else loss_fn(output, target)
-            loss = scalar_loss(loss, "loss_fn must return the loss of a micro-batch as one number;")
-        weighed = loss * weight
-        root = weighed if scale is None else scale(weighed)
-        return Result(root, loss.detach(), detach(output) if keep_outputs else None)
+            given = loss_fn(output) if target is None else loss_fn(output, target)
+            whose = "loss_fn must return the loss of a micro-batch as one number (or see reduction='none');"
+        loss = _one_number(given, whose, weight, batch, index)
+        batch.check_unchanged()
+        kept = detach(output) if keep_outputs else None
+        if not weight.share:
+            return Result(None, loss.detach(), kept)
+        weighed = loss * weight.share
+        return Result(weighed if scale is None else scale(weighed), loss.detach(), kept)
 
     return call
 
@@ -78,30 +88,52 @@ def forward_call(model: nn.Module, batch: Batch, index: int, device: torch.devic
 
     def call(stage_now: StageNow) -> Result:
         args, kwargs = batch.arguments(index, device)
-        return Result(None, None, detach(model(*args, **kwargs)))
+        output = model(*args, **kwargs)
+        batch.check_unchanged()
+        return Result(None, None, detach(output))
 
     return call
 
 
-def own_loss(output: Any) -> Tensor:
-    """The loss that a model computes itself: its output, or the output's `.loss`.
+def total_loss(results: Sequence[Result], weights: Sequence[Weight]) -> Tensor:
+    """The loss of the whole batch, a detached scalar."""
+    counted = [
+        (r.loss, w.share) for r, w in zip(results, weights, strict=True) if r.loss is not None and w.share
+    ]
+    return torch.stack([loss * share for loss, share in counted]).sum()
 
-    Raises:
-        PipelabError: there is no scalar loss in the output.
-    """
+
+def own_loss(output: Any) -> Any:
+    """The loss that a model computes itself: its output, or the output's `.loss`."""
     loss = output if isinstance(output, Tensor) else getattr(output, "loss", None)
-    if loss is None and isinstance(output, dict):
-        loss = output.get("loss")
-    return scalar_loss(loss, "Without loss_fn the model's output must be the loss, or have it as `.loss`;")
+    return output.get("loss") if loss is None and isinstance(output, dict) else loss
 
 
-def scalar_loss(loss: Any, sentence: str) -> Tensor:
-    """`loss` if it is a tensor with one number.
+def _one_number(loss: Any, whose: str, weight: Weight, batch: Batch, index: int) -> Tensor:
+    """The loss of a micro-batch as a scalar.
 
     Raises:
-        PipelabError: it is not; `sentence` says whose it is.
+        PipelabError: it is something else; `whose` says where it comes from.
     """
+    if weight.per_sample and isinstance(loss, Tensor):
+        return reduced(loss, weight, batch, index)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise PipelabError(f"{sentence} it is {given}, not one number.")
+        raise PipelabError(f"{whose} it is {given}, not one number.")
     return loss.reshape(())
+
+
+def loss_modules(loss_fn: Any) -> list[nn.Module]:
+    """The modules that a loss function is, or uses by a name of its own code."""
+    if isinstance(loss_fn, nn.Module):
+        return [loss_fn]
+    found: list[Any] = []
+    if isinstance(loss_fn, functools.partial):
+        found += [loss_fn.func, *loss_fn.args, *loss_fn.keywords.values()]
+    function = getattr(loss_fn, "__func__", loss_fn)
+    found.append(getattr(loss_fn, "__self__", None))
+    if inspect.isfunction(function):
+        with contextlib.suppress(ValueError):  # a name of its closure that has no value yet
+            names = inspect.getclosurevars(function)
+            found += [*names.nonlocals.values(), *names.globals.values()]
+    return [value for value in found if isinstance(value, nn.Module)]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from pipelab.runtime.batch_dims import has_dim
+
 
 def detach(output: Any) -> Any:
     """The same structure without the graph. Objects that cannot be looked into are left out (None)."""
@@ -24,10 +26,10 @@ def detach(output: Any) -> Any:
     return tree_map(leaf, output)
 
 
-def join(parts: list[Any], sizes: tuple[int, ...]) -> Any:
+def join(parts: list[Any], sizes: tuple[int, ...], dim: int = 0) -> Any:
     """One output from the micro-batches' outputs.
 
-    Tensors whose first dimension is the micro-batch are concatenated along it, scalars are stacked, and anything
+    Tensors whose dimension `dim` is the micro-batch are concatenated along it, scalars are stacked, and anything
     else becomes a list with one entry a micro-batch.
     """
     if len(parts) == 1:
@@ -37,19 +39,33 @@ def join(parts: list[Any], sizes: tuple[int, ...]) -> Any:
     if any(other != spec for _, other in flat[1:]):
         return parts  # the model's output has another structure for some micro-batches
     leaves = list(zip(*(leaves for leaves, _ in flat), strict=True))
-    return tree_unflatten([_join_leaf(list(values), sizes) for values in leaves], spec)
+    return tree_unflatten([_join_leaf(list(values), sizes, dim) for values in leaves], spec)
 
 
-def _join_leaf(values: list[Any], sizes: tuple[int, ...]) -> Any:
-    if all(isinstance(value, Tensor) for value in values):
-        if all(value.dim() and value.shape[0] == n for value, n in zip(values, sizes, strict=True)):
-            return torch.cat(values)
-        if all(value.dim() == 0 for value in values):
-            return torch.stack(values)
+def is_per_sample(values: list[Any], sizes: tuple[int, ...], dim: int) -> bool:
+    """Whether these are tensors with one entry a sample along `dim`, and so can be put together."""
+    return all(
+        isinstance(value, Tensor) and has_dim(value, dim) and value.shape[dim] == size
+        for value, size in zip(values, sizes, strict=True)
+    )
+
+
+def _join_leaf(values: list[Any], sizes: tuple[int, ...], dim: int) -> Any:
+    if is_per_sample(values, sizes, dim) and len({_other_sizes(value, dim) for value in values}) == 1:
+        return torch.cat(values, dim)
+    if all(isinstance(value, Tensor) and value.dim() == 0 for value in values):
+        return torch.stack(values)
     if all(dataclasses.is_dataclass(value) for value in values) and len(set(map(type, values))) == 1:
         names = [f.name for f in dataclasses.fields(values[0]) if f.init]
-        joined = {name: join([getattr(value, name) for value in values], sizes) for name in names}
+        joined = {name: join([getattr(value, name) for value in values], sizes, dim) for name in names}
         return dataclasses.replace(values[0], **joined)
     if all(value is None for value in values):
         return None
     return values
+
+
+def _other_sizes(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    """The shape without the batch: micro-batches padded to different lengths cannot be put together."""
+    shape = list(tensor.shape)
+    del shape[dim]
+    return tuple(shape)

@@ -21,12 +21,15 @@ from pipelab.errors import PipelabError, one_of
 from pipelab.runtime import devices as device_choice
 from pipelab.runtime import outputs as model_outputs
 from pipelab.runtime.arguments import as_plan
+from pipelab.runtime.batch_dims import BatchDims
 from pipelab.runtime.chains import Chains
 from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
-from pipelab.runtime.inputs import Args, Batch, LossWeight, batch_size
-from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call
-from pipelab.runtime.measured import Times, measured_trace
+from pipelab.runtime.inputs import Args, Batch, batch_size
+from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call, loss_modules, total_loss
+from pipelab.runtime.loss_weights import REDUCTIONS, LossWeight, weigh
+from pipelab.runtime.measured import Times, extra_steps, measured_trace, part_of
 from pipelab.runtime.parameters import spread
+from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule
@@ -51,11 +54,14 @@ class Pipeline:
         split: where the stages begin; or a whole `Plan`, which brings schedule and devices with it.
         schedule: what runs when. It needs as many stages as the split has.
         loss_fn: `loss_fn(output, target)`, a scalar; called with the output alone when a step gets no target. None:
-            the model's output is the loss, or has it as `.loss`.
+            the model's output is the loss, or has it as `.loss` (as transformers' models with `labels=`).
         devices: "auto" (chosen, printed, and kept in `pipe.plan`), a list with one device a rank (repeats allowed), or
             `pp.virtual(n)`: every action really runs, one at a time, and is placed on n ideal devices. Other than
             "auto", they take the place of a plan's.
-        reduction: what `loss_fn` does over the samples of a batch: "mean" or "sum".
+        reduction: what the loss does over the samples of a batch: "mean", "sum", or "none" where it is one number a
+            sample, or more with the batch where the target has it; the loss of the batch is then their mean.
+        batch_dim: the dimension of every tensor that is the batch; or (inputs, target, outputs) where they differ. For
+            nn.LSTM and nn.Transformer without `batch_first` it is 1.
 
     Raises:
         PipelabError: the parts do not fit together; nothing has been moved or run.
@@ -80,9 +86,11 @@ class Pipeline:
         loss_fn: LossFn | None = None,
         devices: str | Sequence[str] | VirtualDevices = "auto",
         reduction: str = "mean",
+        batch_dim: int | tuple[int, int, int] = 0,
     ) -> None:
         plan = as_plan(split, schedule, devices)
-        one_of("reduction", reduction, ("mean", "sum"))
+        one_of("reduction", reduction, REDUCTIONS)
+        dims = BatchDims.of(batch_dim)
         if loss_fn is not None and not callable(loss_fn):
             raise TypeError(f"loss_fn must be a function of output and target, not {type(loss_fn).__name__}.")
         check_model(model, plan.split)
@@ -94,6 +102,7 @@ class Pipeline:
         self.model = model
         self.loss_fn = loss_fn
         self.reduction = reduction
+        self.batch_dims = dims
         self.plan = Plan(plan.split, plan.schedule, devices=resolved, links=plan.links)
         self.clock = "virtual" if isinstance(resolved, VirtualDevices) else "wall"
         self._threads = device_choice.threads_per_rank(resolved)
@@ -110,7 +119,7 @@ class Pipeline:
         self._chains = Chains(self._cut, plan.schedule, self._ranks)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
-        self._guard = StepGuard(model)
+        self._guard = StepGuard(model, loss_modules(loss_fn))
         self._execution: Execution | None = None
         self._interrupted = False
         self._closed = False
@@ -159,13 +168,20 @@ class Pipeline:
     ) -> Step:
         """Runs forward and backward of one batch; gradients are added to `.grad`, as `loss.backward()` does.
 
+        On virtual devices with fewer than 5 micro-batches, the whole step runs again, as often as it takes for a median
+        of 5 samples of each kind and stage. Gradients, buffers and random state are put back, so the model sees one
+        step; but its forward is called more often, and so are hooks on it.
+
         Args:
-            inputs: for the model's forward: a tensor, a tuple (positional), a dict (keyword), or `pp.Args`. The
-                first dimension of every tensor is the batch.
+            inputs: for the model's forward: a tensor, a tuple (positional), a dict (keyword), or `pp.Args`. Every
+                tensor is cut along the batch, but for scalars and what is inside `pp.replicate`.
             target: for the loss, cut in the same way.
             scale: applied to each micro-batch's loss before its backward, such as `scaler.scale` of a GradScaler.
-            loss_weight: for a loss that averages over something else than samples: what each sample counts,
-                shape (batch,), or a function from a micro-batch's target to what the micro-batch counts.
+            loss_weight: for a loss that averages over something else than samples: what each sample counts, shape
+                (batch,); or more numbers a sample, such as a mask of valid tokens, with the batch where the target
+                has it; or a function that gives these or their sum for a micro-batch's target (for its inputs, as
+                `pp.Args`, where there is no target). With reduction "none" it is the weight of each sample, or of
+                each number of the loss. A micro-batch that counts 0 has no backward.
             outputs: whether to keep the model's outputs.
             progress: called now and then with (actions done, actions in all).
 
@@ -188,18 +204,21 @@ class Pipeline:
                 "step() needs gradients, but they are switched off here. Use pipe.forward(inputs)."
             )
         with self._step():
-            batch = Batch.cut(inputs, target, self.schedule.num_microbatches)
-            weights = batch.weights(self.reduction, loss_weight)
+            batch = Batch.cut(inputs, target, self.schedule.num_microbatches, self.batch_dims)
+            weights = weigh(batch, self.reduction, loss_weight)
             cuts = self._chains.ready()
             calls = [
                 loss_call(cut.model, self.loss_fn, batch, i, weight, cut.devices, scale, outputs)
                 for i, (cut, weight) in enumerate(zip(cuts, weights, strict=True))
             ]
-            results, times = self._run(self.schedule, self._training, calls, progress)
+            slowed = () if True in self._cut.flow.learnt else ("learning",)
+            turns = 1 + extra_steps(self.schedule, self.devices, slowed)
+            results, times = self._run(self.schedule, self._training, calls, part_of(progress, 0, turns))
+            extra = [self._times_aside(calls, part_of(progress, turn, turns)) for turn in range(1, turns)]
             losses = torch.stack([_loss(result).double().cpu() for result in results])
-            total = torch.stack([_loss(r) * w for r, w in zip(results, weights, strict=True)]).sum()
-            joined = model_outputs.join([r.outputs for r in results], batch.sizes) if outputs else None
-            return Step(total, joined, self._trace(times), losses)
+            total, dim = total_loss(results, weights), self.batch_dims.outputs
+            joined = model_outputs.join([r.outputs for r in results], batch.sizes, dim) if outputs else None
+            return Step(total, joined, self._trace(times, extra, slowed), losses)
 
     def forward(self, inputs: Any) -> Any:
         """The model's outputs for a batch, without gradients: the same stages and devices, forwards only.
@@ -211,14 +230,15 @@ class Pipeline:
             The outputs of the whole batch, as the model gives them.
         """
         with self._step(), torch.no_grad():
-            num_microbatches = min(self.schedule.num_microbatches, batch_size(Args.of(inputs), None))
-            batch = Batch.cut(inputs, None, num_microbatches)
+            size = batch_size(Args.of(inputs), None, self.batch_dims)
+            num_microbatches = min(self.schedule.num_microbatches, size)
+            batch = Batch.cut(inputs, None, num_microbatches, self.batch_dims)
             schedule, cells = self._chains.forwards(num_microbatches)
             calls = [
                 forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)
             ]
             results, _ = self._run(schedule, cells, calls, None, alone=True)
-        return model_outputs.join([result.outputs for result in results], batch.sizes)
+        return model_outputs.join([result.outputs for result in results], batch.sizes, self.batch_dims.outputs)
 
     def interrupt(self) -> None:
         """Stops a step that runs in another thread: it raises KeyboardInterrupt there. Safe from any thread."""
@@ -297,9 +317,19 @@ class Pipeline:
     def _orders(self, schedule: Schedule, cells: Sequence[Cell]) -> list[list[Cell]]:
         if self.clock == "virtual":
             return [[cells[index] for index in schedule.topological_order]]
-        return [[cell for cell in cells if cell.rank == rank] for rank in sorted({cell.rank for cell in cells})]
+        return [
+            [cell for cell in cells if cell.rank == rank] for rank in sorted({cell.rank for cell in cells})
+        ]
 
-    def _trace(self, times: Times) -> Trace:
+    def _times_aside(self, calls: list[Call], progress: Progress | None) -> Times:
+        """One more step for the sake of its times: gradients, buffers and random state are put back."""
+        seed, leaks = self._cut.randomness.seed, self._leaks
+        with preserved(self.model, *loss_modules(self.loss_fn)):
+            _, times = self._run(self.schedule, self._training, calls, progress)
+        self._cut.randomness.seed, self._leaks = seed, leaks
+        return times
+
+    def _trace(self, times: Times, extra: Sequence[Times], slowed: Sequence[str]) -> Trace:
         return measured_trace(
             self.schedule,
             times,
@@ -307,6 +337,8 @@ class Pipeline:
             links=self.plan.links,
             bytes=self._cut.stage_bytes(),
             leaks=len(self._leaks),
+            extra=extra,
+            slowed=slowed,
         )
 
 

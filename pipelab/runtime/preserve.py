@@ -8,13 +8,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+_STRUCTURE = ("_parameters", "_modules")
+
 
 @contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Inside, the model starts without gradients; afterwards `.grad`, buffers and random state are as before.
+def preserved(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the modules start without gradients; afterwards `.grad`, buffers and random state are as before.
+
+    So are the attributes of each module (counters, caches), as far as they were set and not changed in place, and
+    parameters whose hooks run when their gradient is there, since such a hook may be an optimizer.
 
     Args:
-        model: parameters keep their values only if the code inside does not change them.
+        modules: other parameters keep their values only if the code inside does not change them.
 
     Example:
         >>> import torch
@@ -25,39 +30,54 @@ def preserved(model: nn.Module) -> Iterator[None]:
         >>> model.weight.grad is None
         True
     """
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    owners = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    owners = [module for root in modules for module in root.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in parameters]
+    before = [(vars(owner), dict(vars(owner)), dict(owner._buffers)) for owner in owners]
+    hooked = [p for p in parameters if getattr(p, "_post_accumulate_grad_hooks", None)]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    values = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *hooked)]
     cpu_state = torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    for parameter, _ in gradients:
+    for parameter in parameters:
         parameter.grad = None
     try:
         yield
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for owner, before in owners:  # a buffer may have been replaced, not only written to
-            owner.update(before)
+        for attributes, then, its_buffers in before:
+            _put_back(attributes, then)
+            attributes["_buffers"].clear()  # a buffer may have been replaced or added, not only written to
+            attributes["_buffers"].update(its_buffers)
         with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for tensor, value in values:
+                tensor.copy_(value)
         torch.set_rng_state(cpu_state)
         if gpu_states:
             torch.cuda.set_rng_state_all(gpu_states)
+
+
+def _put_back(attributes: dict[str, object], then: dict[str, object]) -> None:
+    for name in attributes.keys() - then.keys():
+        del attributes[name]
+    for name, value in then.items():
+        if name not in _STRUCTURE and attributes.get(name) is not value:
+            attributes[name] = value
 
 
 class WrittenGradients:
     """Notices which gradients a step wrote to, so that after a failure none is half a result.
 
     Args:
-        model: whose parameters are watched from now on.
+        modules: whose parameters are watched from now on.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, *modules: nn.Module) -> None:
         self._before: list[tuple[Tensor, Tensor | None, int]] = [
             (parameter, parameter.grad, parameter.grad._version if parameter.grad is not None else 0)
-            for parameter in model.parameters()
+            for module in modules
+            for parameter in module.parameters()
         ]
 
     def clear(self) -> int:

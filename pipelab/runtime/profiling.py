@@ -14,13 +14,15 @@ from torch import nn
 from pipelab.core.profile import Affine, Profile
 from pipelab.core.progress import Bar, Progress
 from pipelab.core.split import Split
-from pipelab.errors import PipelabError
+from pipelab.errors import PipelabError, one_of
+from pipelab.runtime.batch_dims import BatchDims
 from pipelab.runtime.devices import resolve
 from pipelab.runtime.inputs import Args, Batch, batch_size, enlarge
 from pipelab.runtime.interception import Cancelled
 from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.layers import layers
-from pipelab.runtime.loss import loss_call
+from pipelab.runtime.loss import loss_call, loss_modules
+from pipelab.runtime.loss_weights import REDUCTIONS, Weight
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import check_model
@@ -43,6 +45,8 @@ def profile(
     target: Any = None,
     *,
     loss_fn: Callable[..., Any] | None = None,
+    reduction: str = "mean",
+    batch_dim: int | tuple[int, int, int] = 0,
     repeats: int = 5,
     device: str = "cpu",
     threads: int = 1,
@@ -59,7 +63,7 @@ def profile(
         model: any module; the layers are found as by `pp.layers`.
         inputs: a micro-batch of the usual size: a tensor, a tuple, a dict, or `pp.Args`.
         target: for the loss.
-        loss_fn: as for `Pipeline`.
+        loss_fn, reduction, batch_dim: as for `Pipeline`.
         repeats: timed runs at each size, after a warm-up.
         device: where to measure; the model must be there.
         threads: CPU threads inside an operation: as many as a rank will have.
@@ -80,22 +84,26 @@ def profile(
     """
     if repeats < 1 or threads < 1:
         raise PipelabError(f"repeats is {repeats} and threads is {threads}; both must be at least 1.")
-    args = Args.of(inputs)
-    size = batch_size(args, target)
+    one_of("reduction", reduction, REDUCTIONS)
+    args, dims = Args.of(inputs), BatchDims.of(batch_dim)
+    size = batch_size(args, target, dims)
     (name,) = resolve([device], 1)  # type: ignore[misc]
     names = layers(model, args)
     sizes = sorted({max(1, size // 2), size, 2 * size})
     runs = len(sizes) * (2 * repeats + 1)
     bench = _Bench(model, names, torch.device(name), loss_fn, threads)
+    bench.weight, bench.dims = Weight(per_sample=reduction == "none"), dims
     host_threads = torch.get_num_threads()
     try:
         with (
-            preserved(model),
+            preserved(model, *loss_modules(loss_fn)),
             torch.enable_grad(),
             Interrupts(bench.stop),
             Bar(runs, progress, "profile") as bar,
         ):
-            measured = {n: bench.measure(*enlarge(args, target, n), n, repeats, bar.advance) for n in sizes}
+            measured = {
+                n: bench.measure(*enlarge(args, target, n, dims), n, repeats, bar.advance) for n in sizes
+            }
     finally:
         torch.set_num_threads(host_threads)
         bench.close()
@@ -122,6 +130,7 @@ class _Bench:
         self._pool = ThreadPool()
         self._threads = threads
         self._cut = self._cut_model()
+        self.weight, self.dims = Weight(), BatchDims()
         self.bytes: dict[int, Any] = {}
         self._stages: SuspendedStages | None = None
         self._stopped = False
@@ -139,7 +148,7 @@ class _Bench:
         self, args: Args, target: Any, size: int, repeats: int, done: Callable[[], None]
     ) -> dict[str, np.ndarray]:
         """Median seconds per layer of F, I and B at one size, after a warm-up that also counts the bytes."""
-        batch = Batch.cut(args, target, 1)
+        batch = Batch.cut(args, target, 1, self.dims)
         self._cut = self._cut_model()  # a fresh one learns again, and counts the bytes at this size
         self._run(batch, whole=True)
         done()
@@ -163,7 +172,7 @@ class _Bench:
         """One forward and backward, layer by layer. A run that times I alone runs the backward too, untimed."""
         count = len(self._names)
         context = StepContext(self._cut, in_flight=1)
-        call = loss_call(self.model, self._loss_fn, batch, 0, 1.0, self._cut.devices)
+        call = loss_call(self.model, self._loss_fn, batch, 0, self.weight, self._cut.devices)
         stages = self._stages = SuspendedStages([context], [call], [0])
         torch.set_num_threads(self._threads)
         self._cut.randomness.begin_step()

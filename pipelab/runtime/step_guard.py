@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -22,10 +22,12 @@ class StepGuard:
 
     Args:
         model: its gradients are cleared when a step fails.
+        others: modules whose gradients are cleared too: those of the loss.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, others: Sequence[nn.Module] = ()) -> None:
         self._model = model
+        self._others = others
         self._busy = threading.Lock()
 
     @contextmanager
@@ -39,7 +41,7 @@ class StepGuard:
             PipelabError: a step of this pipeline, or of this model, is running already.
             KeyboardInterrupt: on an interrupt, once what is inside has come to rest.
         """
-        written = WrittenGradients(self._model)
+        written = WrittenGradients(self._model, *self._others)
         with Interrupts(interrupt, written.clear) as interrupts, self._alone():
             try:
                 yield
