@@ -74,8 +74,8 @@ def test_a_rank_that_starts_late_is_start_and_any_later_delay_is_waiting():
     gap = explain_gap(PREDICTED, measured([0, 7, 1.5, 2.5], [1, 9, 2.5, 4.5]))
     assert gap.difference == 3 and shares(gap) == {"start": 0.5, "waiting": 2.5}
     details = {part.cause: part.detail for part in gap.parts}
-    assert details["start"] == "first actions of ranks late by 500 ms together"
-    assert details["waiting"].startswith("other actions late by 2.5 s together")
+    assert details["start"] == "first actions late by 500 ms together"
+    assert details["waiting"].startswith("others late by 2.5 s together")
 
 
 def test_transfers_are_waiting_and_what_the_prediction_had_of_them_is_taken_off():
