@@ -37,7 +37,8 @@ def saved_tensors(roots: Iterable[Node], begin: int) -> Iterator[Tensor]:
         begin: the first sequence number of the stage; older nodes belong to others.
     """
     names: dict[type, list[str]] = {}
-    seen, todo = set(), list(roots)
+    seen: set[Node] = set()
+    todo: list[Node | None] = list(roots)
     while todo:
         node = todo.pop()
         if node is None or node in seen or node._sequence_nr() < begin:

@@ -96,6 +96,11 @@ class MicroBatch:
         self._go.acquire()
         self._done.acquire()
 
+    @property
+    def moved(self) -> list[tuple[Tensor, int]]:
+        """Values without a graph that were moved to another device, and the stage that wanted them there."""
+        return [(value, stage) for (_, stage), (value, _) in self._moved.items()]
+
     # -- called by the ranks' workers ---------------------------------------------------------------------------
 
     def advance(self, stage: int) -> None:

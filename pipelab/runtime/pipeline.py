@@ -37,6 +37,7 @@ from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
 from pipelab.runtime.step import Step
 from pipelab.runtime.step_guard import StepGuard
 from pipelab.runtime.threads import ThreadPool
+from pipelab.runtime.traffic import Traffic
 
 _SECONDS_TO_STOP = 10.0
 
@@ -145,6 +146,19 @@ class Pipeline:
         return self._leaks
 
     _leaks: tuple[str, ...] = ()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What crosses the borders between stages in a step, as a table.
+
+        Raises:
+            PipelabError: no step has run yet.
+        """
+        if self._cut.crossings is None:
+            raise PipelabError(
+                "What crosses the borders is known after the first step: run pipe.step(...) once."
+            )
+        return Traffic(self._cut.crossings, self.schedule.num_microbatches, self._cut.same_device)
 
     def __repr__(self) -> str:
         schedule = self.schedule

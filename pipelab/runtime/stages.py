@@ -25,6 +25,7 @@ from pipelab.runtime.parameters import Parameters
 from pipelab.runtime.randomness import Randomness
 from pipelab.runtime.rank_device import RankDevice
 from pipelab.runtime.threads import ThreadPool
+from pipelab.runtime.traffic import Crossing, crossings
 
 
 class CutModel:
@@ -58,6 +59,7 @@ class CutModel:
         self.parameters = Parameters(model, None if self.same_device else devices)
         self.randomness = Randomness(model, devices)
         self.kept = KeptBytes(len(cuts) + 1)
+        self.crossings: tuple[Crossing, ...] | None = None  # known when a first micro-batch has come through
 
     def on_copy(self, model: nn.Module, streams: list[RankDevice]) -> CutModel:
         """A copy of the model, cut at the same places, drawing the same random numbers, to run on `streams`."""
@@ -217,6 +219,7 @@ class StepContext:
             )
         if self.grad:
             self._cut_model.kept.count(microbatch, self.parameters)
+            self._cut_model.crossings = crossings(microbatch, self.parameters, self._cut_model.devices)
 
     def _kept_values(self) -> dict[str, Tensor]:
         found = {}
