@@ -255,7 +255,7 @@ def _refuse_what_would_go_whole(tree: Any, size: int) -> None:
             )
         if isinstance(leaf, PackedSequence) or _hides_tensors(leaf):
             raise PipelabError(
-                f"A {kind} among inputs or target holds tensors that would not be cut. {remedy}"
+                f"An input or target of type {kind} holds tensors that would not be cut. {remedy}"
             )
         if _is_text(leaf) and len(leaf) == size:
             raise PipelabError(f"A {kind} of {size} texts, as many as samples, would not be cut. {remedy}")
