@@ -12,15 +12,17 @@ the sum of I and W is right for every model; how much of it W holds is counted.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.overrides import has_torch_function
 
 from pipelab.runtime.interception import current, seen_by_mode
@@ -31,18 +33,41 @@ class WeightGradients:
     """The weight gradients of one stage and micro-batch that wait for their action W.
 
     Attributes:
-        open: whether the stage's own backward I is running: only then is anything put off. A backward that the model
-            runs itself, in its forward or in a hook, gets its gradients at once.
-        computed: the parameters whose gradients W has computed.
+        computed: the parameters whose gradients W has computed, by identity.
     """
 
     def __init__(self) -> None:
-        self.open = False
         self.computed: dict[int, Tensor] = {}
+        self._task: int | None = None  # torch's number of the stage's own backward, while that runs
         self._waiting: deque[tuple[Operation, Tensor | None, Tensor | None, Tensor, Tensor]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @contextlib.contextmanager
+    def during(self, roots: Sequence[GradientEdge]) -> Iterator[None]:
+        """Around the stage's own backward I, which begins at `roots`: what runs in it is put off.
+
+        A backward that the model runs itself, in its forward or in a hook, is another one and gets its gradients at
+        once. Which one runs is asked of torch, since a GPU's runs in a thread of torch's.
+        """
+
+        def begin(_: Any) -> None:
+            if self._task is None:
+                self._task = torch._C._current_graph_task_id()
+
+        handles = [root.node.register_prehook(begin) for root in roots]
+        try:
+            yield
+        finally:
+            self._task = None
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the backward that asks is the stage's own."""
+        return self._task is not None and self._task == torch._C._current_graph_task_id()
 
     def put_off(
         self, operation: Operation, weight: Tensor | None, bias: Tensor | None, x: Tensor, gy: Tensor
@@ -118,12 +143,11 @@ def _gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
     operation, store, weight, bias = ctx.operation, ctx.store, ctx.weight, ctx.bias
     x, saved, cast = ctx.saved_tensors
     _, _, needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-    gy = gy if gy.layout is torch.strided else gy.to_dense()
-    # With a graph of the gradients (create_graph) everything stays a differentiable function of the weight itself.
-    with_graph = torch.is_grad_enabled()
-    if cast is None or with_graph:
+    if (
+        cast is None or torch.is_grad_enabled()
+    ):  # with create_graph, gradients are functions of the weight itself
         cast = saved.to(x.dtype)
-    later = store.open and not with_graph
+    later = store.is_running
     put_off_weight = later and needs_weight and _unwatched(weight)
     put_off_bias = later and needs_bias and bias.is_leaf and _unwatched(bias)
     if put_off_weight or put_off_bias:
@@ -158,6 +182,8 @@ _PLAIN = (Tensor, nn.Parameter)
 
 def _splittable(x: Any, weight: Any, bias: Any) -> bool:
     """Whether the formulas hold: plain real tensors, and a weight that a gradient ends in."""
+    if has_torch_function((x, weight)):
+        return False  # a mode gets to see torch's own function; that of `interception` comes back here without itself
     return (
         type(weight) in _PLAIN
         and weight.is_leaf
@@ -167,7 +193,6 @@ def _splittable(x: Any, weight: Any, bias: Any) -> bool:
         and x.layout is torch.strided
         and x.is_floating_point()
         and (bias is None or (type(bias) in _PLAIN and bias.dim() == 1))
-        and not has_torch_function((x, weight))  # the mode that sees operations comes back without itself
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )
