@@ -48,9 +48,11 @@ if TYPE_CHECKING:
     from pipelab.plots.timeline import plot_timeline as plot_timeline
     from pipelab.plots.timeline import plot_timelines as plot_timelines
     from pipelab.runtime import zoo as zoo
+    from pipelab.runtime.allocator import tune_allocator as tune_allocator
     from pipelab.runtime.check import check_gradients as check_gradients
     from pipelab.runtime.inputs import Args as Args
     from pipelab.runtime.layers import layers as layers
+    from pipelab.runtime.links import measure_links as measure_links
     from pipelab.runtime.pipeline import Pipeline as Pipeline
     from pipelab.runtime.profiling import profile as profile
     from pipelab.runtime.step import Step as Step
@@ -89,6 +91,7 @@ _HOMES = {
     "layers": "pipelab.runtime.layers",
     "list_schedule": "pipelab.core.list_schedule",
     "load": "pipelab.core.interchange.json_files",
+    "measure_links": "pipelab.runtime.links",
     "period": "pipelab.core.simulation",
     "plot_gap": "pipelab.plots.gap",
     "plot_memory": "pipelab.plots.memory",
@@ -103,6 +106,7 @@ _HOMES = {
     "simulate": "pipelab.core.simulation",
     "simulate_many": "pipelab.core.simulation",
     "sweep": "pipelab.planning.sweep",
+    "tune_allocator": "pipelab.runtime.allocator",
     "virtual": "pipelab.core.plan",
 }
 """The module of each public name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -91,6 +91,7 @@ class Links:
             sender made what travels; the two directions are two links.
         blocking: a send occupies its sender: the rank goes on when all that its last action gave has arrived.
             Then its links are serial too.
+        notes: what to know about the numbers, such as which GPUs have no access to each other.
 
     Example:
         >>> Links(latency=1e-5, bandwidth=1e9).seconds(0, 1, 2e6)
@@ -105,6 +106,7 @@ class Links:
     bandwidth: float | Matrix = math.inf
     serial: bool = False
     blocking: bool = False
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latency", _per_link("latency", self.latency))
@@ -116,6 +118,7 @@ class Links:
             value = getattr(self, name)
             if value is not True and value is not False:
                 raise TypeError(f"{name} must be True or False, not {value!r}.")
+        object.__setattr__(self, "notes", tuple(self.notes))
 
     def __repr__(self) -> str:
         parts = [] if self.latency == 0 else [f"latency={self.latency!r}"]
@@ -145,19 +148,23 @@ class Links:
     def to_dict(self) -> dict[str, Any]:
         """The links as plain values; an infinite bandwidth is None, since JSON has no infinity.
 
-        `serial` and `blocking` are left out where they are False.
+        `serial` and `blocking` are left out where they are False, `notes` where there are none.
         """
-        switches = {name: True for name in _SWITCHES if getattr(self, name)}
-        return {"latency": _plain(self.latency), "bandwidth": _plain(self.bandwidth), **switches}
+        more: dict[str, Any] = {name: True for name in _SWITCHES if getattr(self, name)}
+        if self.notes:
+            more["notes"] = list(self.notes)
+        return {"latency": _plain(self.latency), "bandwidth": _plain(self.bandwidth), **more}
 
     @classmethod
     def from_dict(cls, data: object, where: str = "links") -> Links:
         """Read what `to_dict` wrote."""
-        found = strict_json.fields(data, where, optional=("latency", "bandwidth", *_SWITCHES))
+        found = strict_json.fields(data, where, optional=("latency", "bandwidth", *_SWITCHES, "notes"))
         latency = _read_links(found.get("latency", 0.0), f"{where}.latency")
         bandwidth = _read_links(found.get("bandwidth"), f"{where}.bandwidth")
         switches = {name: found.get(name, False) for name in _SWITCHES}
         for name, value in switches.items():
             if type(value) is not bool:
                 raise PipelabError(f"{where}.{name} must be true or false, not {str(value)[:40]!r}.")
-        return cls(latency, bandwidth, **switches)
+        return cls(
+            latency, bandwidth, **switches, notes=strict_json.texts(found.get("notes", []), f"{where}.notes")
+        )

@@ -242,3 +242,9 @@ def test_a_band_survives_json_and_is_checked():
         PipelabError, match=r"band is .*; it must be two positive numbers, the lower one first"
     ):
         Costs((1.0,), (1.0,), (1.0,), band=(1.25, 0.9))
+
+
+def test_notes_of_links_survive_json_and_do_not_tell_links_apart():
+    links = Links(0.1, notes=["no peer access"])
+    assert Links.from_dict(json.loads(json.dumps(links.to_dict()))).notes == ("no peer access",)
+    assert links == Links(0.1) and "notes" not in Links(0.1).to_dict()
