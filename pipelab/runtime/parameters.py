@@ -29,6 +29,7 @@ class Parameters:
         self._tensors = [*model.parameters(), *model.buffers()]
         self._home: dict[int, int | None] = {id(tensor): None for tensor in self._tensors}
         self._replicas: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._users: dict[int, set[int]] = {}
         self._lock = threading.Lock()
 
     def home(self, tensor: Tensor) -> int | None:
@@ -69,7 +70,13 @@ class Parameters:
                 copy.requires_grad_(parameter.requires_grad)
                 self._replicas[key] = (parameter, copy)
                 self._home[id(copy)] = stage
+                self._users.setdefault(id(parameter), set()).add(stage)
             return self._replicas[key][1]
+
+    def users(self, parameter: Tensor) -> tuple[int, ...]:
+        """The stages that have used a parameter in this or an earlier step, its home first."""
+        home = self.home(parameter)
+        return () if home is None else (home, *sorted(self._users.get(id(parameter), ())))
 
     def replicas(self) -> list[tuple[Tensor, int, Tensor]]:
         """The replicas of this step: of which parameter, on which stage, and the copy."""
@@ -84,8 +91,7 @@ class Parameters:
         """Adds the replicas' gradients to the parameters', in stage order, and forgets the replicas."""
         for _, (parameter, copy) in sorted(self._replicas.items(), key=lambda item: item[0][1]):
             if copy.grad is not None:
-                gradient = copy.grad.to(parameter.device)
-                parameter.grad = gradient if parameter.grad is None else _sum(parameter.grad, gradient)
+                add_gradient(parameter, copy.grad)
         self.drop_replicas()
 
     def drop_replicas(self) -> None:
@@ -99,9 +105,15 @@ class Parameters:
         move(tensor, self._devices[stage])
 
 
-def _sum(gradient: Tensor, other: Tensor) -> Tensor:
-    """In place where it can be: a sparse gradient does not take up a dense one."""
-    return other + gradient if gradient.is_sparse and not other.is_sparse else gradient.add_(other)
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Adds to `.grad`, on the parameter's device, in place where it can be."""
+    gradient = gradient.to(parameter.device)
+    if parameter.grad is None:
+        parameter.grad = gradient
+    elif gradient.is_sparse and not parameter.grad.is_sparse:  # it does not take up a dense one
+        parameter.grad = parameter.grad + gradient
+    else:
+        parameter.grad.add_(gradient)
 
 
 def move(tensor: Tensor, device: torch.device) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.parameters import add_gradient
 
 _STRUCTURE = ("_parameters", "_buffers", "_modules")
 _HOOKS = (
@@ -31,6 +32,16 @@ _HOOKS = (
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
+class _Mark(NamedTuple):
+    """A parameter or buffer of a twin as it was when it was brought up to date."""
+
+    name: str
+    owner: dict[str, Any]
+    key: str
+    tensor: Tensor
+    version: int
+
+
 class Twin:
     """A copy of a model with parameters of its own.
 
@@ -38,22 +49,22 @@ class Twin:
 
     Args:
         model: the user's.
-        device: where the copy of a parameter or buffer goes.
-        share_buffers: whether the twin works on the user's buffers (stages that run in order, on older weights) or on
-            copies (chains that run side by side).
+        device: where the copy of a parameter or buffer goes. None: nothing is copied. The parameters stand on the
+            user's memory until they are handed other weights, and the buffers are the user's own, which is right where
+            the micro-batches run through each stage in order.
 
     Attributes:
         model: the copy.
+        parameters: pairs of the user's parameter and the twin's.
+        twin_of: the twin's module for each of the user's.
 
     Raises:
         PipelabError: the model cannot be copied, with the reason.
     """
 
-    def __init__(
-        self, model: nn.Module, device: Callable[[Tensor], torch.device], share_buffers: bool = False
-    ) -> None:
-        self._share_buffers = share_buffers
-        self.model = _copied(model, device, share_buffers)
+    def __init__(self, model: nn.Module, device: Callable[[Tensor], torch.device] | None) -> None:
+        self._copies = device is not None
+        self.model = _copied(model, device)
         self._structure = list(model.named_modules(remove_duplicate=False))
         self._modules = list(zip(model.modules(), self.model.modules(), strict=True))
         self.parameters: list[tuple[nn.Parameter, nn.Parameter]] = list(
@@ -61,7 +72,8 @@ class Twin:
         )
         self.twin_of = dict(self._modules)
         self._seen: list[dict[str, Any]] = [dict(vars(module)) for module, _ in self._modules]
-        self._versions: dict[str, tuple[Tensor, int]] = {}
+        self._named = list(self.model.named_modules())
+        self._marks: list[_Mark] = []
 
     def stands_for(self, model: nn.Module) -> bool:
         """Whether the model still has the modules that were copied; otherwise a new twin is needed."""
@@ -70,11 +82,8 @@ class Twin:
             a[0] == b[0] and a[1] is b[1] for a, b in zip(now, self._structure, strict=True)
         )
 
-    def refresh(self, values: bool = True) -> None:
+    def refresh(self) -> None:
         """Brings the twin up to date: what the user changed on the model since holds for it too.
-
-        Args:
-            values: whether to copy the parameters' values, or only whether they are trained.
 
         Raises:
             PipelabError: a parameter has hooks on its gradient, which would see a part of it.
@@ -87,10 +96,16 @@ class Twin:
         names = (name for name, _ in self._structure[0][1].named_parameters())
         for name, (parameter, twin_parameter) in zip(names, self.parameters, strict=True):
             check_gradient_hooks(name, parameter)
-            if values:
+            if self._copies:
                 _assign(twin_parameter, parameter)
             twin_parameter.requires_grad_(parameter.requires_grad)
-        self._versions = {name: (tensor, tensor._version) for name, tensor in self._tensors()}
+        self._marks = [
+            _Mark(f"{prefix}.{name}" if prefix else name, tensors, name, tensor, tensor._version)
+            for prefix, module in self._named
+            for tensors in (module._parameters, module._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
 
     def check_unchanged(self) -> None:
         """Refuses a forward that changed weights or buffers: only the copy was changed, and the model would not learn.
@@ -98,14 +113,16 @@ class Twin:
         Raises:
             PipelabError: names the first of them.
         """
-        now = dict(self._tensors())
-        for name, (tensor, version) in self._versions.items():
-            shared = self._share_buffers and not isinstance(tensor, nn.Parameter)
-            if now.get(name) is not tensor or (tensor._version != version and not shared):
+        for mark in self._marks:
+            trained = isinstance(mark.tensor, nn.Parameter)
+            in_place = self._copies or trained  # not of a buffer that is the user's own
+            if mark.owner.get(mark.key) is not mark.tensor or (
+                in_place and mark.tensor._version != mark.version
+            ):
                 raise PipelabError(
-                    f"The model's forward changes {name!r}, but this schedule runs it on copies of the model, and the "
-                    f"change would be lost. Use a schedule with one chain and one version of the weights, such as "
-                    f"1f1b{'' if isinstance(tensor, nn.Parameter) else ', or model.eval()'}."
+                    f"The model's forward changes {mark.name!r}, but this schedule runs it on copies of the model, and "
+                    f"the change would be lost. Use a schedule with one chain and one version of the weights, such as "
+                    f"1f1b{'' if trained else ', or model.eval()'}."
                 )
 
     def add_gradients(self) -> None:
@@ -118,10 +135,6 @@ class Twin:
     def drop_gradients(self) -> None:
         for _, twin in self.parameters:
             twin.grad = None
-
-    def _tensors(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self.model.named_parameters()
-        yield from self.model.named_buffers()
 
     def _refresh_attributes(
         self, mine: dict[str, Any], theirs: dict[str, Any], seen: dict[str, Any], followed: set[int]
@@ -170,7 +183,7 @@ class Twin:
     def _refresh_buffers(self, module: nn.Module, twin: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             theirs = twin._buffers.get(name)
-            if self._share_buffers or buffer is None:
+            if buffer is None or not self._copies:
                 twin._buffers[name] = buffer
             elif theirs is None or theirs.shape != buffer.shape or theirs.dtype != buffer.dtype:
                 device = buffer.device if theirs is None else theirs.device
@@ -178,17 +191,6 @@ class Twin:
             else:
                 with torch.no_grad():
                     theirs.copy_(buffer)
-
-
-def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    """Adds to `.grad`, on the parameter's device; in place where it can be."""
-    gradient = gradient.to(parameter.device)
-    if parameter.grad is None:
-        parameter.grad = gradient
-    elif gradient.is_sparse and not parameter.grad.is_sparse:
-        parameter.grad = parameter.grad + gradient
-    else:
-        parameter.grad.add_(gradient)
 
 
 def check_gradient_hooks(name: str, parameter: Tensor) -> None:
@@ -205,16 +207,18 @@ def check_gradient_hooks(name: str, parameter: Tensor) -> None:
         )
 
 
-def _copied(model: nn.Module, device: Callable[[Tensor], torch.device], share_buffers: bool) -> nn.Module:
+def _copied(model: nn.Module, device: Callable[[Tensor], torch.device] | None) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise PipelabError(f"The parameter {name!r} has no shape yet. Run the model once: model(inputs).")
-        if type(parameter) is nn.Parameter:  # made where it belongs, rather than copied and moved
+        if device is None:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+        elif type(parameter) is nn.Parameter:  # made where it belongs, rather than copied and moved
             place = torch.empty_like(parameter, device=device(parameter), requires_grad=False)
             memo[id(parameter)] = nn.Parameter(place, parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = buffer if share_buffers else buffer.detach().to(device(buffer), copy=True)
+        memo[id(buffer)] = buffer if device is None else buffer.detach().to(device(buffer), copy=True)
     modules = set(model.modules())
     for module in modules:
         shared = [hook for name in _HOOKS for hook in vars(module).get(name, {}).values()]

@@ -13,8 +13,8 @@ from pipelab.runtime.twins import Twin
 from tests.runtime.models import awkward, gpt, mlp, resnet
 
 
-def twin_of(model, **options):
-    twin = Twin(model, lambda tensor: tensor.device, **options)
+def twin_of(model, copies=True):
+    twin = Twin(model, (lambda tensor: tensor.device) if copies else None)
     twin.refresh()
     return twin
 
@@ -165,9 +165,20 @@ def test_sparse_gradients_add_up():
     assert model.weight.grad.to_dense()[:, 0].tolist() == [0, 2, 0, 2, 0]
 
 
+def test_without_copies_the_parameters_stand_on_the_users_memory_until_they_get_other_weights():
+    model = nn.Linear(2, 2)
+    twin = twin_of(model, copies=False)
+    with torch.no_grad():
+        model.weight.fill_(3)
+    assert twin.model.weight is not model.weight and twin.model.weight.tolist() == [[3, 3], [3, 3]]
+    twin.model.weight.data = torch.zeros(2, 2)
+    twin.model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.tolist() == [[3, 3], [3, 3]] and model.weight.grad is None
+
+
 def test_buffers_are_copies_or_shared():
     model, _, _, _ = resnet()
-    apart, shared = twin_of(model), twin_of(model, share_buffers=True)
+    apart, shared = twin_of(model), twin_of(model, copies=False)
     for mine, theirs, same in zip(
         model.buffers(), apart.model.buffers(), shared.model.buffers(), strict=True
     ):
@@ -181,7 +192,7 @@ def test_a_buffer_or_weight_changed_in_the_forward_is_noticed():
     twin.model(x)
     with pytest.raises(pp.PipelabError, match=r"forward changes '.*norm1.*'.*one chain.*model.eval\(\)"):
         twin.check_unchanged()
-    shared = twin_of(model, share_buffers=True)
+    shared = twin_of(model, copies=False)
     shared.model(x)
     shared.check_unchanged()
     embedding = nn.Embedding(3, 2, max_norm=0.1)
@@ -201,7 +212,7 @@ def test_a_shared_buffer_that_is_replaced_in_the_forward_is_noticed():
             self.count = self.count + 1
             return x
 
-    twin = twin_of(Replaces(), share_buffers=True)
+    twin = twin_of(Replaces(), copies=False)
     twin.model(torch.ones(1))
     with pytest.raises(pp.PipelabError, match="forward changes 'count'"):
         twin.check_unchanged()
