@@ -71,7 +71,7 @@ def loss_call(
         else:
             target = batch.targets(index, devices[stage_now()])
             given = loss_fn(output) if target is None else loss_fn(output, target)
-            whose = "loss_fn must return the loss of a micro-batch as one number (or see reduction='none');"
+            whose = "loss_fn must return the loss of a micro-batch as one number;"
         loss = _one_number(given, whose, weight, batch, index)
         batch.check_unchanged()
         kept = detach(output) if keep_outputs else None
@@ -119,7 +119,7 @@ def _one_number(loss: Any, whose: str, weight: Weight, batch: Batch, index: int)
         return reduced(loss, weight, batch, index)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise PipelabError(f"{whose} it is {given}, not one number.")
+        raise PipelabError(f"{whose} it is {given}. For one loss a sample say reduction='none'.")
     return loss.reshape(())
 
 

@@ -26,8 +26,9 @@ from pipelab.runtime.chains import Chains
 from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
 from pipelab.runtime.inputs import Args, Batch, batch_size
 from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call, loss_modules, total_loss
-from pipelab.runtime.loss_weights import REDUCTIONS, LossWeight, weigh
+from pipelab.runtime.loss_weights import REDUCTIONS, LossWeight, Weight, weigh
 from pipelab.runtime.measured import Times, extra_steps, measured_trace, part_of
+from pipelab.runtime.not_finite import NotFinite, Search
 from pipelab.runtime.parameters import spread
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
@@ -121,7 +122,7 @@ class Pipeline:
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model, loss_modules(loss_fn))
-        self._execution: Execution | None = None
+        self._execution: Execution | Search | None = None
         self._interrupted = False
         self._closed = False
 
@@ -225,6 +226,7 @@ class Pipeline:
                 loss_call(cut.model, self.loss_fn, batch, i, weight, cut.devices, scale, outputs)
                 for i, (cut, weight) in enumerate(zip(cuts, weights, strict=True))
             ]
+            random_state = torch.get_rng_state()
             slowed = () if True in self._cut.flow.learnt else ("learning",)
             turns = 1 + extra_steps(self.schedule, self.devices, slowed)
             results, times = self._run(self.schedule, self._training, calls, part_of(progress, 0, turns))
@@ -232,7 +234,8 @@ class Pipeline:
             losses = torch.stack([_loss(result).double().cpu() for result in results])
             total, dim = total_loss(results, weights), self.batch_dims.outputs
             joined = model_outputs.join([r.outputs for r in results], batch.sizes, dim) if outputs else None
-            return Step(total, joined, self._trace(times, extra, slowed), losses)
+            not_finite = self._not_finite(losses, batch, weights, random_state)
+            return Step(total, joined, self._trace(times, extra, slowed), losses, not_finite)
 
     def forward(self, inputs: Any) -> Any:
         """The model's outputs for a batch, without gradients: the same stages and devices, forwards only.
@@ -342,6 +345,20 @@ class Pipeline:
             _, times = self._run(self.schedule, self._training, calls, progress)
         self._cut.randomness.seed, self._leaks = seed, leaks
         return times
+
+    def _not_finite(
+        self, losses: Tensor, batch: Batch, weights: list[Weight], random_state: Tensor
+    ) -> NotFinite | None:
+        """Where the loss stopped being a number. That micro-batch runs forward once more, and nothing else changes."""
+        bad = [i for i, weight in enumerate(weights) if weight.share and not losses[i].isfinite()]
+        if not bad:
+            return None
+        call = loss_call(self.model, self.loss_fn, batch, bad[0], weights[bad[0]], self._cut.devices)
+        search = self._execution = Search(self._cut, self.loss_fn, call, bad[0])
+        try:
+            return search.run(random_state)
+        finally:
+            self._execution = None
 
     def _trace(self, times: Times, extra: Sequence[Times], slowed: Sequence[str]) -> Trace:
         return measured_trace(

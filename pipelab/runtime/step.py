@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from pipelab.core.tables import pretty
 from pipelab.core.trace import Trace
+from pipelab.runtime.not_finite import NotFinite
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,19 @@ class Step:
         outputs: the model's outputs for the whole batch, detached; None with `outputs=False`.
         trace: when each action ran.
         losses: each micro-batch's own loss, shape (micro-batches,), on the CPU.
+        not_finite: where the loss stopped being a number: `microbatch`, `stage` and `place`; None where it is one.
     """
 
     loss: Tensor
     outputs: Any = field(repr=False)
     trace: Trace = field(repr=False)
     losses: Tensor = field(repr=False)
+    not_finite: NotFinite | None = None
 
     def __str__(self) -> str:
         line = f"loss {float(self.loss):.6g}"
-        bad = [i for i, loss in enumerate(self.losses.tolist()) if not np.isfinite(loss)]
-        if bad:
-            line += f" (not finite, first in micro-batch {bad[0]})"
+        if self.not_finite is not None:
+            line += f" ({self.not_finite})"
         return f"{line}\n{self.trace}"
 
     _repr_pretty_ = pretty

@@ -265,7 +265,7 @@ def make(model=None, split=("4",), schedule=SCHEDULE, **options):
         ({"devices": ["cpu", "gpu"]}, r"no device 'gpu'"),
         ({"devices": ["cpu", "meta"]}, r"does not run on 'meta'"),
         ({"devices": "cpu"}, r"devices is 'cpu'"),
-        ({"reduction": "none"}, r"reduction is 'none'"),
+        ({"reduction": "nothing"}, r"reduction is 'nothing'"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(options, sentence):

@@ -43,3 +43,13 @@ def test_detached_outputs_hold_no_graph():
     out = detach({"x": x, "d": Answer(x), "s": "text", "object": object()})
     assert out["x"].grad_fn is None and out["d"].logits.grad_fn is None
     assert out["s"] == "text" and out["object"] is None
+
+
+def test_another_dimension_may_be_the_batch():
+    assert join([torch.ones(5, 2, 3), torch.zeros(5, 1, 3)], (2, 1), 1).shape == (5, 3, 3)
+    assert join([torch.ones(5, 2), torch.zeros(5, 1)], (2, 1), -1).shape == (5, 3)
+
+
+def test_microbatches_padded_to_other_lengths_stay_a_list():
+    parts = [torch.ones(2, 3), torch.ones(2, 4)]
+    assert join(parts, (2, 2)) == parts
