@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipelab.core.split import Split as Split
     from pipelab.core.trace import Trace as Trace
     from pipelab.errors import PipelabError as PipelabError
+    from pipelab.errors import PipelabWarning as PipelabWarning
     from pipelab.planning.balance import balance as balance
     from pipelab.planning.sweep import sweep as sweep
     from pipelab.plots.gap import plot_gap as plot_gap
@@ -72,6 +73,7 @@ _HOMES = {
     "Lab": "pipelab.widgets.lab",
     "Links": "pipelab.core.costs",
     "PipelabError": "pipelab.errors",
+    "PipelabWarning": "pipelab.errors",
     "Pipeline": "pipelab.runtime.pipeline",
     "Placement": "pipelab.core.placement",
     "Plan": "pipelab.core.plan",

@@ -1,4 +1,4 @@
-"""The one exception type of pipelab, and the two checks that every layer shares.
+"""The one exception type of pipelab, its one warning, and the two checks that every layer shares.
 
 Everything that pipelab refuses on purpose is a `PipelabError`; a call that could never be right (a missing or
 an unknown argument) is a `TypeError`, as everywhere in Python.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["PipelabError", "nearest", "one_of", "reject_unknown"]
+__all__ = ["PipelabError", "PipelabWarning", "nearest", "one_of", "reject_unknown"]
 
 
 class PipelabError(ValueError):
@@ -23,6 +23,15 @@ class PipelabError(ValueError):
         ... except pp.PipelabError as error:
         ...     print(str(error).splitlines()[0])
         schedule is 'gpip'; did you mean 'gpipe'?
+    """
+
+
+class PipelabWarning(UserWarning):
+    """What a person should know though nothing is wrong, such as BatchNorm in a pipeline; `pipe.warnings` lists them.
+
+    Example:
+        >>> import warnings, pipelab as pp
+        >>> warnings.simplefilter("ignore", pp.PipelabWarning)  # to see none of them
     """
 
 

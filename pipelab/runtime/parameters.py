@@ -82,6 +82,13 @@ class Parameters:
         """The replicas of this step: of which parameter, on which stage, and the copy."""
         return [(parameter, stage, copy) for (_, stage), (parameter, copy) in self._replicas.items()]
 
+    def shared(self) -> dict[int, list[int]]:
+        """For each parameter with replicas in this step, by identity, the stages that use it, its home first."""
+        found: dict[int, list[int]] = {}
+        for parameter, stage, _ in self.replicas():
+            found.setdefault(id(parameter), [self._home[id(parameter)] or 0]).append(stage)
+        return {key: [home, *sorted(others)] for key, (home, *others) in found.items()}
+
     def storages(self) -> frozenset[int]:
         """Where the memory of the model's own tensors begins, that of the replicas too."""
         tensors = [*self._tensors, *(copy for _, _, copy in self.replicas())]

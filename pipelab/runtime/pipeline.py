@@ -22,6 +22,7 @@ from pipelab.runtime import devices as device_choice
 from pipelab.runtime import outputs as model_outputs
 from pipelab.runtime.arguments import as_plan
 from pipelab.runtime.batch_dims import BatchDims
+from pipelab.runtime.cautions import Cautions
 from pipelab.runtime.chains import Chains
 from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
 from pipelab.runtime.inputs import Args, Batch, batch_size
@@ -122,6 +123,7 @@ class Pipeline:
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model, loss_modules(loss_fn))
+        self._cautions = Cautions(model, plan.split, plan.schedule.num_microbatches, self._cut.same_device)
         self._execution: Execution | Search | None = None
         self._interrupted = False
         self._closed = False
@@ -147,6 +149,11 @@ class Pipeline:
         return self._leaks
 
     _leaks: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know about this model in a pipeline though nothing is wrong; each was a `PipelabWarning` once."""
+        return self._cautions.sentences
 
     @property
     def traffic(self) -> Traffic:
@@ -230,6 +237,8 @@ class Pipeline:
             slowed = () if True in self._cut.flow.learnt else ("learning",)
             turns = 1 + extra_steps(self.schedule, self.devices, slowed)
             results, times = self._run(self.schedule, self._training, calls, part_of(progress, 0, turns))
+            if slowed:
+                self._cautions.learn(self._cut.shared)
             extra = [self._times_aside(calls, part_of(progress, turn, turns)) for turn in range(1, turns)]
             losses = torch.stack([_loss(result).double().cpu() for result in results])
             total, dim = total_loss(results, weights), self.batch_dims.outputs
@@ -255,7 +264,9 @@ class Pipeline:
                 forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)
             ]
             results, _ = self._run(schedule, cells, calls, None, alone=True)
-        return model_outputs.join([result.outputs for result in results], batch.sizes, self.batch_dims.outputs)
+        return model_outputs.join(
+            [result.outputs for result in results], batch.sizes, self.batch_dims.outputs
+        )
 
     def interrupt(self) -> None:
         """Stops a step that runs in another thread: it raises KeyboardInterrupt there. Safe from any thread."""

@@ -59,6 +59,7 @@ class CutModel:
         self.parameters = Parameters(model, None if self.same_device else devices)
         self.randomness = Randomness(model, devices)
         self.kept = KeptBytes(len(cuts) + 1)
+        self.shared: dict[int, list[int]] = {}  # parameters by identity: the stages that use them
         self.crossings: tuple[Crossing, ...] | None = None  # known when a first micro-batch has come through
 
     def on_copy(self, model: nn.Module, streams: list[RankDevice]) -> CutModel:
@@ -219,6 +220,7 @@ class StepContext:
             )
         if self.grad:
             self._cut_model.kept.count(microbatch, self.parameters)
+            self._cut_model.shared = self.parameters.shared()
             self._cut_model.crossings = crossings(microbatch, self.parameters, self._cut_model.devices)
 
     def _kept_values(self) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def test_a_name_is_what_its_module_holds():
 
 
 def test_names_are_about_forty_sorted_and_shown_by_dir():
-    assert pipelab.__all__ == sorted(set(pipelab.__all__)) and 30 <= len(pipelab.__all__) <= 45
+    assert pipelab.__all__ == sorted(set(pipelab.__all__)) and 30 <= len(pipelab.__all__) <= 55
     assert set(pipelab.__all__) <= set(dir(pipelab))
 
 

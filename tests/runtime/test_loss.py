@@ -111,7 +111,9 @@ def test_a_vector_under_a_mean_names_the_other_reduction():
 
     with (
         pp.Pipeline(model, pp.Split(["4"]), one_f_one_b(2), loss_fn=loss_fn, devices=CPUS) as pipe,
-        pytest.raises(pp.PipelabError, match=r"tensor of shape \(4,\)\. For one loss a sample say reduction='none'"),
+        pytest.raises(
+            pp.PipelabError, match=r"tensor of shape \(4,\)\. For one loss a sample say reduction='none'"
+        ),
     ):
         pipe.step(x, y)
 
