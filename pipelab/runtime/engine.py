@@ -28,14 +28,30 @@ Progress = Callable[[int, int], None]
 
 
 class Stages(Protocol):
-    """All that the engine knows of a model cut in stages."""
+    """All that the engine knows of a model cut in stages: what each kind of action does."""
 
     def forward(self, stage: int, microbatch: int) -> None: ...
 
     def backward(self, stage: int, microbatch: int) -> None: ...
 
+    def backward_input(self, stage: int, microbatch: int) -> None: ...
+
+    def backward_weight(self, stage: int, microbatch: int) -> None: ...
+
+    def update(self, stage: int, microbatch: int) -> None: ...
+
     def cancel(self) -> None:
         """Gives up what is running; called from another thread, maybe more than once."""
+
+
+METHODS = {
+    Kind.F: ("forward", "forward"),
+    Kind.B: ("backward", "backward"),
+    Kind.I: ("backward_input", "backward of the inputs"),
+    Kind.W: ("backward_weight", "backward of the weights"),
+    Kind.U: ("update", "update of the weights"),
+}
+"""For each kind the method of `Stages` that runs it, and what messages call it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Cell:
 
     Attributes:
         index: its number in the schedule's table.
-        action: what to run.
+        action: what to run; the members of an overlap run one after the other, once all of them may.
         rank: where.
         needs: the cells of other ranks that it waits for.
     """
@@ -58,16 +74,17 @@ class Cell:
 def program(schedule: Schedule) -> tuple[Cell, ...]:
     """The schedule's actions in table order (by rank, then by order on the rank)."""
     flat = [(action, rank) for rank, order in enumerate(schedule.orders) for action in order]
-    where = {action: index for index, (action, _) in enumerate(flat)}
-    return tuple(
-        Cell(
-            index,
-            action,
-            rank,
-            tuple(where[need] for need in schedule.needs(action) if flat[where[need]][1] != rank),
-        )
-        for index, (action, rank) in enumerate(flat)
-    )
+    where = {member: index for index, (action, _) in enumerate(flat) for member in _members(action)}
+
+    def needs(action: Action, rank: int) -> tuple[int, ...]:
+        found = [where[need] for need in schedule.needs(action)]
+        return tuple(dict.fromkeys(index for index in found if flat[index][1] != rank))
+
+    return tuple(Cell(index, action, rank, needs(action, rank)) for index, (action, rank) in enumerate(flat))
+
+
+def _members(action: Action) -> tuple[Action, ...]:
+    return action.members or (action,)
 
 
 def with_weight_gradients(schedule: Schedule) -> frozenset[tuple[int, int]]:
@@ -81,7 +98,12 @@ def with_weight_gradients(schedule: Schedule) -> frozenset[tuple[int, int]]:
 def forwards_only(schedule: Schedule, num_microbatches: int) -> Schedule:
     """The forwards of the first micro-batches, in the schedule's own order and on its ranks."""
     orders = [
-        [action for action in order if action.kind is Kind.F and action.microbatch < num_microbatches]
+        [
+            member
+            for action in order
+            for member in _members(action)
+            if member.kind is Kind.F and member.microbatch < num_microbatches
+        ]
         for order in schedule.orders
     ]
     return Schedule(orders, schedule.placement, name=f"{schedule.name}, forwards only")
@@ -201,23 +223,21 @@ class Execution:
             raise Cancelled
 
     def _perform(self, cell: Cell) -> None:
-        rank, action = self._ranks[cell.rank], cell.action
+        rank = self._ranks[cell.rank]
         rank.activate()
         rank.wait([self._ends[need] for need in cell.needs])
         self._starts[cell.index] = rank.mark()
-        try:
-            if action.kind is Kind.F:
-                self._stages.forward(action.stage, action.microbatch)
-            else:
-                self._stages.backward(action.stage, action.microbatch)
-        except BaseException as error:
-            if not isinstance(error, Cancelled):
-                what = "forward" if action.kind is Kind.F else "backward"
-                error.add_note(
-                    f"pipelab: raised in action {action}: the {what} of stage {action.stage}, micro-batch "
-                    f"{action.microbatch}, on rank {cell.rank} ({rank.device})."
-                )
-            raise
+        for action in _members(cell.action):
+            method, name = METHODS[action.kind]
+            try:
+                getattr(self._stages, method)(action.stage, action.microbatch)
+            except BaseException as error:
+                if not isinstance(error, Cancelled):
+                    error.add_note(
+                        f"pipelab: raised in action {action}: the {name} of stage {action.stage}, micro-batch "
+                        f"{action.microbatch}, on rank {cell.rank} ({rank.device})."
+                    )
+                raise
         self._ends[cell.index] = rank.mark()
         self._count += 1
         for gate in self._opens.get(cell.index, ()):

@@ -34,7 +34,7 @@ from pipelab.runtime.parameters import spread
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model
-from pipelab.runtime.runnable import check_schedule
+from pipelab.runtime.runnable import check_schedule, check_step
 from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
 from pipelab.runtime.step import Step
 from pipelab.runtime.step_guard import StepGuard
@@ -216,6 +216,7 @@ class Pipeline:
             Exception: whatever the model raised, with a note that names the action. After an error or an interrupt
                 the gradients that the step wrote to are None.
         """
+        check_step(self.schedule)
         if not self.schedule.has_backward:
             raise PipelabError(
                 f"The schedule {self.schedule.name!r} has no backward, so there is nothing to train with. "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelab.core.actions import CODES, Kind
+from pipelab.core.actions import CODES, Action, Kind
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 
-__all__ = ["check_schedule"]
+__all__ = ["check_schedule", "check_step"]
 
 
 def check_schedule(schedule: Schedule) -> None:
@@ -24,12 +24,6 @@ def check_schedule(schedule: Schedule) -> None:
             f"keys and values; a model that was written for whole sequences cannot run them one by one. It can be "
             f"simulated: pp.simulate(schedule, costs)."
         )
-    if schedule.minibatches > 1:
-        raise PipelabError(
-            f"The schedule {schedule.name!r} is asynchronous: it updates the weights {schedule.minibatches} times "
-            f"while micro-batches are in flight; a step of the local engine has one update, by your optimizer, at its "
-            f"end. It can be simulated: pp.simulate(schedule, costs)."
-        )
     if placement.num_model_stages * placement.chains != placement.num_stages:
         raise PipelabError(
             f"The schedule {schedule.name!r} runs {placement.chains} chains of stages that are not copies of one model "
@@ -41,9 +35,25 @@ def check_schedule(schedule: Schedule) -> None:
             f"The schedule {schedule.name!r} has a stage graph of its own; the local engine runs a chain of stages. "
             f"It can be simulated: pp.simulate(schedule, costs)."
         )
-    other = np.flatnonzero(~np.isin(schedule.table.cell_kinds, [CODES[kind] for kind in (Kind.F, Kind.B)]))
-    if len(other):
+
+
+def check_step(schedule: Schedule) -> None:
+    """Refuses what is no single step: updates are the optimizer's, after it.
+
+    Raises:
+        PipelabError: names what is in the way, and what runs it.
+    """
+    remedy = "Run it with pp.train(pipe, batches, optimizer=lambda params: torch.optim.SGD(params, lr=0.1))."
+    if schedule.minibatches > 1:
         raise PipelabError(
-            f"The local engine runs forwards (F) and whole backwards (B); the schedule {schedule.name!r} holds "
-            f"{schedule.table.action(int(other[0]))}. It can be simulated: pp.simulate(schedule, costs)."
+            f"The schedule {schedule.name!r} is asynchronous: it updates the weights {schedule.minibatches} times "
+            f"while micro-batches are in flight. pipe.step() runs one step and leaves the update to you. {remedy}"
+        )
+    updates = np.flatnonzero(schedule.table.kind == CODES[Kind.U])
+    if len(updates):
+        table, row = schedule.table, int(updates[0])
+        action = Action(Kind.U, int(table.stage[row]), int(table.microbatch[row]))
+        raise PipelabError(
+            f"The schedule {schedule.name!r} holds {action}, an update of the weights. pipe.step() leaves the update "
+            f"to you. {remedy}"
         )

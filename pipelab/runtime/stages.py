@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pipelab.core.costs import StageBytes
 from pipelab.errors import PipelabError
+from pipelab.runtime.deferral import WeightGradients, split_functions
 from pipelab.runtime.flow import Flow
 from pipelab.runtime.guard import leaks
 from pipelab.runtime.interception import cancel_at_next_call, hooks, set_current
@@ -109,6 +110,8 @@ class StepContext:
             cut_model.pool,
         )
         self.grad = torch.is_grad_enabled()
+        self.weight_gradients = {pair: WeightGradients() for pair in split} if self.grad else {}
+        self._writing = [threading.Lock() for _ in range(cut_model.num_stages)]
         self.learning = self.grad not in self.flow.learnt
         self.leaks: list[str] = []
         self.variables = contextvars.copy_context()
@@ -155,6 +158,17 @@ class StepContext:
         if self.flow.checkpoints and stage in self.randomness.drawing_stages:
             return self.randomness.lock
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def writing(self, stages: Iterable[int]) -> Iterator[None]:
+        """Around what adds to the weights' gradients of `stages`: two threads that do so at a time lose updates.
+
+        torch keeps its own backwards apart; this keeps the action W out of a backward that leaks into its stage.
+        """
+        with contextlib.ExitStack() as stack:
+            for stage in stages:
+                stack.enter_context(self._writing[stage])
+            yield
 
     def elsewhere(self, value: Tensor, stage: int) -> bool:
         """Whether `value` lies on another device than the stage's. Scalars on the CPU work everywhere."""
@@ -256,10 +270,18 @@ class SuspendedStages:
         calls: for each micro-batch a function that runs the model and the loss in the micro-batch's thread. What
             it returns has `root`, the tensor where the backward begins, or None.
         copies: the context of each micro-batch.
+        update: what the action U does, where there is one.
     """
 
-    def __init__(self, contexts: Sequence[StepContext], calls: Sequence[Call], copies: Sequence[int]) -> None:
+    def __init__(
+        self,
+        contexts: Sequence[StepContext],
+        calls: Sequence[Call],
+        copies: Sequence[int],
+        update: Callable[[int, int], None] | None = None,
+    ) -> None:
         self._contexts = contexts
+        self._update = update
         self._num_stages = len(contexts[0].cuts) + 1
         self.microbatches = [
             MicroBatch(contexts[copy], index, call)
@@ -276,6 +298,8 @@ class SuspendedStages:
             with contextlib.ExitStack() as stack:
                 for context in self._contexts:
                     stack.enter_context(hooks(context))
+                if any(context.weight_gradients for context in self._contexts):
+                    stack.enter_context(split_functions)
                 try:
                     yield
                 finally:
@@ -298,6 +322,9 @@ class SuspendedStages:
                 microbatch.wait_until_ended()
         for microbatch in self.microbatches:
             microbatch.release()
+        for context in self._contexts:
+            for waiting in context.weight_gradients.values():
+                waiting.clear()
         with self._lock:
             self._ended = True
             for handle in self._cancelling:
@@ -308,18 +335,44 @@ class SuspendedStages:
 
     def backward(self, stage: int, microbatch: int) -> None:
         """The whole backward of one stage: gradients of its inputs into the links, of its weights into `.grad`."""
+        self._backward(self.microbatches[microbatch], stage % self._num_stages, None)
+
+    def backward_input(self, stage: int, microbatch: int) -> None:
+        """A backward that leaves to `backward_weight` what can be left; the stage must be in the context's `split`.
+
+        It is an ordinary backward of the whole graph, which dies with it.
+        """
         run, stage = self.microbatches[microbatch], stage % self._num_stages
+        self._backward(run, stage, run.context.weight_gradients[stage, microbatch])
+
+    def backward_weight(self, stage: int, microbatch: int) -> None:
+        """The gradients of the weights that `backward_input` left, into `.grad`."""
+        context, stage = self.microbatches[microbatch].context, stage % self._num_stages
+        with context.writing([stage]):
+            context.weight_gradients[stage, microbatch].compute()
+
+    def update(self, stage: int, microbatch: int) -> None:
+        """The optimizer's step of one stage."""
+        assert self._update is not None  # a schedule with updates runs where there is an optimizer
+        self._update(stage, microbatch)
+
+    def _backward(self, run: MicroBatch, stage: int, left: WeightGradients | None) -> None:
         if stage not in run.stages:
             return
         context = run.context
         roots, gradients = self._roots(run, stage)
         if roots:
             found = leaks(run, stage, roots, context.parameters)
-            if found:
-                # Still exact: the backward runs on into the other stage's graph, which must survive for its own turn.
-                run.leaky = True
-                context.leaks += found
-            with context.recomputing(stage):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(context.recomputing(stage))
+                if found:
+                    # Still exact: the backward runs on into the other stage's graph, which must survive for its own
+                    # turn. Nothing is left to W, which would write to weights of other stages.
+                    run.leaky = True
+                    context.leaks += found
+                    stack.enter_context(context.writing(range(self._num_stages)))
+                elif left is not None:
+                    stack.enter_context(left.during(roots))
                 torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
         self._forget(run, stage)
 

@@ -26,6 +26,15 @@ class Recorder:
     def backward(self, stage, microbatch):
         self._note(f"{stage}B{microbatch}")
 
+    def backward_input(self, stage, microbatch):
+        self._note(f"{stage}I{microbatch}")
+
+    def backward_weight(self, stage, microbatch):
+        self._note(f"{stage}W{microbatch}")
+
+    def update(self, stage, microbatch):
+        self._note(f"{stage}U{microbatch}")
+
     def cancel(self):
         self.cancelled.set()
 
@@ -51,24 +60,82 @@ def execution(schedule, stages, one_worker=False):
     return Execution(cells, orders, stages, rank_devices(["cpu"] * schedule.num_ranks), 1)
 
 
+NAMES = [
+    "naive",
+    "gpipe",
+    "1f1b",
+    "eager-1f1b",
+    "interleaved-1f1b",
+    "zb-h1",
+    "zb-v",
+    "dualpipev",
+    "pipedream",
+]
+
+
 @pytest.mark.parametrize("one_worker", [False, True])
-@pytest.mark.parametrize("name", ["naive", "gpipe", "1f1b", "eager-1f1b", "interleaved-1f1b"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("p", "m"), [(1, 1), (2, 5), (4, 3), (4, 8)])
 def test_every_action_runs_once_after_all_it_needs(pool, name, p, m, one_worker):
-    v = 2 if name == "interleaved-1f1b" else 1
+    v = 2 if name in ("interleaved-1f1b", "zb-v", "dualpipev") else 1
     schedule = pp.schedule(name, num_ranks=p, num_microbatches=m, stages_per_rank=v)
     stages = Recorder()
     run = execution(schedule, stages, one_worker)
     run.run(pool)
-    assert sorted(stages.done) == sorted(str(action) for order in schedule.orders for action in order)
+    plain = [
+        [member for action in order for member in action.members or (action,)] for order in schedule.orders
+    ]
+    assert sorted(stages.done) == sorted(str(action) for order in plain for action in order)
     place = {cell: i for i, cell in enumerate(stages.done)}
-    for order in schedule.orders:
+    for order in plain:
         numbers = [place[str(action)] for action in order]
         assert numbers == sorted(numbers), "a rank keeps its order"
         for action in order:
             assert all(place[str(need)] < place[str(action)] for need in schedule.needs(action))
     start, end = run.times()
     assert np.all(end >= start)
+
+
+OVERLAPS = pp.Schedule(
+    [
+        ["0F0", "0F1", "(0F2;0B0)OVERLAP_F_B", "0I1", "0B2", "0W1"],
+        ["1F0", "1I0", "(1F1;1W0)OVERLAP_F_B", "(1F2;1B1)OVERLAP_F_B", "1B2"],
+    ]
+)
+
+
+@pytest.mark.parametrize("one_worker", [False, True])
+def test_an_overlap_starts_when_all_its_members_may_and_runs_them_in_turn(pool, one_worker):
+    stages = Recorder()
+    run = execution(OVERLAPS, stages, one_worker)
+    run.run(pool)
+    done = [cell for cell in stages.done if cell[0] == "0"]
+    assert done == ["0F0", "0F1", "0F2", "0B0", "0I1", "0B2", "0W1"]
+    cells = {str(cell.action): cell for cell in program(OVERLAPS)}
+    needs = cells["(0F2;0B0)OVERLAP_F_B"].needs
+    assert [str(OVERLAPS.table.action(need)) for need in needs] == ["1I0"]
+    start, end = run.times()
+    assert start[cells["(0F2;0B0)OVERLAP_F_B"].index] >= end[cells["1I0"].index]
+
+
+def test_forwards_in_overlaps_are_among_the_forwards():
+    found = forwards_only(OVERLAPS, 2)
+    assert [list(map(str, order)) for order in found.orders] == [["0F0", "0F1"], ["1F0", "1F1"]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("0F2", "the forward of stage 0, micro-batch 2"),
+        ("1B1", "the backward of stage 1, micro-batch 1"),
+        ("1I0", "the backward of the inputs of stage 1, micro-batch 0"),
+        ("1W0", "the backward of the weights of stage 1, micro-batch 0"),
+    ],
+)
+def test_the_note_on_an_error_says_what_kind_of_action_raised_it(pool, cell, words):
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        execution(OVERLAPS, Recorder(fail_at=cell)).run(pool)
+    assert caught.value.__notes__ == [f"pipelab: raised in action {cell}: {words}, on rank {cell[0]} (cpu)."]
 
 
 @pytest.mark.parametrize("one_worker", [False, True])
