@@ -162,7 +162,7 @@ def test_virtual_devices_are_as_many_as_ranks(profile):
 
 
 def test_named_devices_must_suffice(profile):
-    setting = Setting.start(profile, devices=["cpu", "cpu"])
+    setting = Setting.start(profile, devices=["cpu", "cpu"], schedule="1f1b")
     assert setting.plan.devices == ("cpu", "cpu")
     assert setting.changed(num_ranks=1).plan.devices == ("cpu",)
     with pytest.raises(pp.PipelabError, match="3 ranks need 3 devices"):
