@@ -38,3 +38,45 @@ def test_a_gradient_put_in_place_of_another_is_cleared():
     written = WrittenGradients(nn.ParameterList([parameter]))
     parameter.grad = torch.ones(2)
     assert written.clear() == 1 and parameter.grad is None
+
+
+def test_attributes_and_buffers_that_were_set_or_added_go_back():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.cache = 0, "old"
+
+        def forward(self, x):
+            self.calls += 1
+            self.cache, self.new = x, x
+            self.register_buffer("table", x)
+            return x
+
+    model = Counts()
+    with preserved(model):
+        model(torch.ones(2))
+        assert model.calls == 1
+    assert (model.calls, model.cache) == (0, "old")
+    assert not hasattr(model, "new") and not list(model.buffers())
+
+
+def test_weights_whose_gradient_has_an_optimizer_in_a_hook_go_back():
+    model = nn.Linear(2, 1)
+
+    def update(parameter):
+        with torch.no_grad():
+            parameter -= parameter.grad
+
+    model.weight.register_post_accumulate_grad_hook(update)
+    before = model.weight.detach().clone()
+    with preserved(model):
+        model(torch.ones(3, 2)).sum().backward()
+        assert not torch.equal(before, model.weight)
+    assert torch.equal(before, model.weight)
+
+
+def test_several_modules_are_preserved_together():
+    models = nn.Linear(2, 1), nn.Linear(2, 1)
+    with preserved(*models):
+        sum(model(torch.ones(3, 2)).sum() for model in models).backward()
+    assert all(p.grad is None for model in models for p in model.parameters())
