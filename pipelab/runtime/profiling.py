@@ -20,7 +20,7 @@ from pipelab.runtime.devices import resolve
 from pipelab.runtime.inputs import Args, Batch, batch_size, enlarge
 from pipelab.runtime.interception import Cancelled
 from pipelab.runtime.interrupt import Interrupts
-from pipelab.runtime.layers import layers
+from pipelab.runtime.layers import layer_names
 from pipelab.runtime.loss import loss_call, loss_modules
 from pipelab.runtime.loss_weights import REDUCTIONS, Weight
 from pipelab.runtime.preserve import preserved
@@ -88,7 +88,7 @@ def profile(
     args, dims = Args.of(inputs), BatchDims.of(batch_dim)
     size = batch_size(args, target, dims)
     (name,) = resolve([device], 1)  # type: ignore[misc]
-    names = layers(model, args)
+    names = layer_names(model, args)
     sizes = sorted({max(1, size // 2), size, 2 * size})
     runs = len(sizes) * (2 * repeats + 1)
     bench = _Bench(model, names, torch.device(name), loss_fn, threads)

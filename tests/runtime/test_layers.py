@@ -1,5 +1,7 @@
 """Finding where a model can be cut."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -75,3 +77,75 @@ def test_looking_changes_nothing():
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
     assert not model[0]._forward_pre_hooks
+
+
+def a_table():
+    torch.manual_seed(0)
+    model = pp.zoo.gpt(layers=3, width=16, heads=2, vocab=8, context=4, tied=True)
+    return model, layers(model, torch.zeros(1, 4, dtype=torch.long))
+
+
+def test_layers_are_a_sequence_of_names():
+    model, found = a_table()
+    assert found[2] == "blocks.0" and found[1:3] == ("position_embedding", "blocks.0") and len(found) == 7
+    first, *others = found
+    assert first == "token_embedding" and "norm" in others and found.index("norm") == 5
+    assert found == tuple(found) and found == layers(model, torch.zeros(1, 4, dtype=torch.long))
+    assert found != tuple(found)[1:] and hash(found) == hash(tuple(found))
+    assert pp.Split(found[2:5:2]).cuts == ("blocks.0", "blocks.2")
+
+
+def test_a_layer_says_its_type_its_parameters_and_its_output():
+    model, found = a_table()
+    n = found.index("blocks.1")
+    assert found.types[n] == "Block"
+    assert found.parameters[n] == sum(p.numel() for p in model.blocks[1].parameters())
+    assert found.parameter_bytes[n] == 4 * found.parameters[n] and found.output_bytes[n] == 4 * 16 * 4
+    assert all(seconds > 0 for seconds in found.forward)
+
+
+def test_a_shared_parameter_counts_once_and_the_models_own_are_named():
+    model, found = a_table()
+    assert found.parameters[found.index("head")] == 0  # the token embedding's
+    assert sum(found.parameters) + found.others == sum(p.numel() for p in model.parameters())
+    model.extra = nn.Parameter(torch.ones(5))
+    assert "5 more parameters belong to no layer" in str(layers(model, torch.zeros(1, 4, dtype=torch.long)))
+
+
+def test_the_seconds_add_up_to_the_whole_forward():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.02)
+            return x
+
+    found = layers(nn.Sequential(nn.Identity(), Slow(), nn.Identity()), torch.ones(1, 2))
+    assert found.forward[1] >= 0.02 and found.forward[0] + found.forward[2] < found.forward[1]
+
+
+def test_layers_print_as_a_table_and_names_are_escaped():
+    model = nn.Sequential()
+    model.add_module("<b>", nn.Linear(2, 2))
+    found = layers(model, torch.ones(1, 2))
+    assert str(found).splitlines()[0].startswith("layer  type") and "pp.balance" in str(found)
+    assert "&lt;b&gt;" in found._repr_html_() and "<b>" not in found._repr_html_()
+    assert list(found.to_frame()["layer"]) == ["<b>"] and "<Layers: 1 layer" in repr(found)
+
+
+def test_a_layer_that_is_called_only_sometimes_takes_no_time_when_it_is_not():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.calls = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), 0
+
+        def forward(self, x):
+            object.__setattr__(self, "calls", self.calls + 1)
+            x = self.a(x)
+            return self.c(self.b(x) if self.calls == 1 else x)
+
+    found = layers(Sometimes(), torch.ones(1, 2))
+    assert found == ("a", "b", "c") and min(found.forward) >= 0
+
+
+def test_no_timed_run_is_refused():
+    with pytest.raises(pp.PipelabError, match="repeats is 0"):
+        layers(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2), repeats=0)
