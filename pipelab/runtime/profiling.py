@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipelab.core.costs import StageBytes
 from pipelab.core.profile import Affine, Profile
 from pipelab.core.progress import Bar, Progress
 from pipelab.core.split import Split
@@ -23,6 +24,8 @@ from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.layers import layer_names
 from pipelab.runtime.loss import loss_call, loss_modules
 from pipelab.runtime.loss_weights import REDUCTIONS, Weight
+from pipelab.runtime.machine_speed import reference_seconds
+from pipelab.runtime.neighbours import Neighbours
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import check_model
@@ -31,12 +34,13 @@ from pipelab.runtime.threads import ThreadPool
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """What one run of all layers took: seconds per layer."""
+class _Samples:
+    """What the runs at one size took: seconds, each of shape (runs, layers)."""
 
-    forward: list[float]
-    input_grad: list[float] | None  # a run measures either this
-    backward: list[float] | None  # or the whole backward
+    forward: np.ndarray
+    backward: np.ndarray
+    input_grad: np.ndarray
+    weight_grad: np.ndarray
 
 
 def profile(
@@ -50,14 +54,18 @@ def profile(
     repeats: int = 5,
     device: str = "cpu",
     threads: int = 1,
+    ranks: int = 1,
     progress: Progress = True,
 ) -> Profile:
     """Runs each layer of a model alone and measures seconds and bytes, at three micro-batch sizes.
 
     The model's own forward runs, suspended at every layer, so what is timed is what a pipeline later runs, the loss in
     the last layer. Sizes are half, once and twice the given batch; each layer and kind gets a line a + b * n through
-    its medians. I is the time of the gradients of a layer's inputs, W what the whole backward takes beyond it, so
-    that B = I + W is the whole backward as it was measured. Gradients, buffers and random state are put back.
+    its medians. F and B are measured in runs with whole backwards, I and W in runs with split ones, as a schedule runs
+    them; so I + W need not be B. Gradients, buffers and random state are put back.
+
+    A fixed piece of work is timed before and after: `profile.drift` is the machine's own change of speed meanwhile.
+    Between a tenth and nine tenths of all runs, widened by the drift, lies `profile.band`, which predictions carry on.
 
     Args:
         model: any module; the layers are found as by `pp.layers`.
@@ -67,6 +75,9 @@ def profile(
         repeats: timed runs at each size, after a warm-up.
         device: where to measure; the model must be there.
         threads: CPU threads inside an operation: as many as a rank will have.
+        ranks: how many ranks will share the CPU. Each but one is stood in for by a copy of the model that trains in a
+            thread beside the measurement, since ranks of one machine slow each other down, and means take the place
+            of medians. With 1 the times are those of a rank alone, as on virtual devices or a GPU each.
         progress: True shows a bar when it takes over a second; or a function (done, in all).
 
     Returns:
@@ -82,18 +93,25 @@ def profile(
         >>> profile.layers
         ('0', '1', '2')
     """
-    if repeats < 1 or threads < 1:
-        raise PipelabError(f"repeats is {repeats} and threads is {threads}; both must be at least 1.")
+    if min(repeats, threads, ranks) < 1:
+        given = f"repeats is {repeats}, threads is {threads} and ranks is {ranks}"
+        raise PipelabError(f"{given}; each must be at least 1.")
     one_of("reduction", reduction, REDUCTIONS)
     args, dims = Args.of(inputs), BatchDims.of(batch_dim)
     size = batch_size(args, target, dims)
     (name,) = resolve([device], 1)  # type: ignore[misc]
+    if ranks > 1 and torch.device(name).type != "cpu":
+        raise PipelabError(
+            f"ranks is {ranks}, but only the CPU is shared by ranks that were measured as one. Use 1."
+        )
     names = layer_names(model, args)
     sizes = sorted({max(1, size // 2), size, 2 * size})
     runs = len(sizes) * (2 * repeats + 1)
-    bench = _Bench(model, names, torch.device(name), loss_fn, threads)
+    neighbours = Neighbours(ranks - 1, model, loss_fn, threads)
+    bench = _Bench(model, names, torch.device(name), loss_fn, threads, neighbours)
     bench.weight, bench.dims = Weight(per_sample=reduction == "none"), dims
     host_threads = torch.get_num_threads()
+    before = reference_seconds(name)
     try:
         with (
             preserved(model, *loss_modules(loss_fn)),
@@ -104,10 +122,13 @@ def profile(
             measured = {
                 n: bench.measure(*enlarge(args, target, n, dims), n, repeats, bar.advance) for n in sizes
             }
+            neighbours.end()
     finally:
         torch.set_num_threads(host_threads)
         bench.close()
-    return _fit(names, measured, size, name, bench)
+    reference = before, reference_seconds(name)
+    typical = np.median if ranks == 1 else np.mean
+    return _fit(names, measured, typical, size, name, bench.bytes, reference)
 
 
 class _Bench:
@@ -120,6 +141,7 @@ class _Bench:
         device: torch.device,
         loss_fn: Callable[..., Any] | None,
         threads: int,
+        neighbours: Neighbours,
     ) -> None:
         check_model(model, Split(list(names[1:])))
         self.model = model
@@ -129,9 +151,10 @@ class _Bench:
         (self._rank,) = rank_devices([str(device)])
         self._pool = ThreadPool()
         self._threads = threads
+        self._neighbours = neighbours
         self._cut = self._cut_model()
         self.weight, self.dims = Weight(), BatchDims()
-        self.bytes: dict[int, Any] = {}
+        self.bytes: dict[int, StageBytes] = {}
         self._stages: SuspendedStages | None = None
         self._stopped = False
 
@@ -142,60 +165,60 @@ class _Bench:
             self._stages.cancel()
 
     def close(self) -> None:
+        self._neighbours.stop()
         self._pool.close()
 
-    def measure(
-        self, args: Args, target: Any, size: int, repeats: int, done: Callable[[], None]
-    ) -> dict[str, np.ndarray]:
-        """Median seconds per layer of F, I and B at one size, after a warm-up that also counts the bytes."""
+    def measure(self, args: Args, target: Any, size: int, repeats: int, done: Callable[[], None]) -> _Samples:
+        """Seconds per layer of each kind at one size, after a warm-up that also counts the bytes."""
         batch = Batch.cut(args, target, 1, self.dims)
         self._cut = self._cut_model()  # a fresh one learns again, and counts the bytes at this size
         self._run(batch, whole=True)
         done()
         self.bytes[size] = self._cut.stage_bytes(mergeable=True)
-        samples = []
+        self._neighbours.begin(batch, self.weight)
+        samples: list[tuple[list[float], ...]] = []
         for _ in range(repeats):
+            found: tuple[list[float], ...] = ()
             for whole in (True, False):
-                samples.append(self._run(batch, whole))
+                found += self._run(batch, whole)
                 done()
-        return {
-            "forward": _median([s.forward for s in samples]),
-            "input_grad": _median([s.input_grad for s in samples if s.input_grad is not None]),
-            "backward": _median([s.backward for s in samples if s.backward is not None]),
-        }
+            samples.append(found)
+        return _Samples(*np.array(samples).transpose(1, 0, 2))
 
     def _cut_model(self) -> CutModel:
         streams = [self._rank] * len(self._names)
         return CutModel(self.model, self._names[1:], streams, self._pool, self._threads)
 
-    def _run(self, batch: Batch, whole: bool) -> _Sample:
-        """One forward and backward, layer by layer. A run that times I alone runs the backward too, untimed."""
+    def _run(self, batch: Batch, whole: bool) -> tuple[list[float], list[float]]:
+        """One forward and backward, layer by layer: seconds of F and B, or of I and W."""
         count = len(self._names)
-        context = StepContext(self._cut, in_flight=1)
+        split = frozenset() if whole else frozenset((layer, 0) for layer in range(count))
+        context = StepContext(self._cut, in_flight=1, split=split)
         call = loss_call(self.model, self._loss_fn, batch, 0, self.weight, self._cut.devices)
         stages = self._stages = SuspendedStages([context], [call], [0])
         torch.set_num_threads(self._threads)
         self._cut.randomness.begin_step()
-        forward, timed = [0.0] * count, [0.0] * count
+        forward, backward, weight_grad = ([0.0] * count for _ in range(3))
         try:
             with stages.running(), self._rank.active():
                 self._rank.begin_step()
                 for layer in range(count):
                     forward[layer] = self._seconds(stages.forward, layer)
                 for layer in reversed(range(count)):
-                    if whole:
-                        timed[layer] = self._seconds(stages.backward, layer)
-                        continue
-                    if stages.has_input_gradient(layer, 0):
-                        timed[layer] = self._seconds(stages.input_gradient_alone, layer)
-                    stages.backward(layer, 0)
+                    backward[layer] = self._seconds(
+                        stages.backward if whole else stages.backward_input, layer
+                    )
+                for layer in reversed(range(0 if whole else count)):
+                    weight_grad[layer] = self._seconds(stages.backward_weight, layer)
                 self._rank.finish()
         finally:
             self._stages = None
             self._cut.randomness.end_step()
+        if not whole:
+            return backward, weight_grad
         if self._device.type == "cpu":  # without the hand-over between threads, which is no work of a layer
             forward = [stages.microbatches[0].seconds.get(layer, 0.0) for layer in range(count)]
-        return _Sample(forward, None if whole else timed, timed if whole else None)
+        return forward, backward
 
     def _seconds(self, action: Callable[[int, int], None], layer: int) -> float:
         if self._stopped:
@@ -210,33 +233,57 @@ class _Bench:
         return time.perf_counter() - begin
 
 
-def _median(rows: list[list[float]]) -> np.ndarray:
-    return np.median(np.array(rows), axis=0)
-
-
 def _fit(
-    names: tuple[str, ...], measured: dict[int, dict[str, np.ndarray]], size: int, device: str, bench: _Bench
+    names: tuple[str, ...],
+    measured: dict[int, _Samples],
+    typical: Callable[..., np.ndarray],
+    size: int,
+    device: str,
+    held: dict[int, StageBytes],
+    reference: tuple[float, float],
 ) -> Profile:
+    """Lines through what is typical of the runs at each size."""
     sizes = np.array(sorted(measured), dtype=float)
 
     def lines(values: Callable[[int], Any]) -> tuple[Affine, ...]:
         rows = np.array([values(int(n)) for n in sizes], dtype=float)
         return tuple(affine_fit(sizes, rows[:, layer]) for layer in range(len(names)))
 
-    input_grad = lines(lambda n: np.minimum(measured[n]["input_grad"], measured[n]["backward"]))
-    weight_grad = lines(lambda n: np.maximum(measured[n]["backward"] - measured[n]["input_grad"], 0.0))
+    def seconds(kind: str) -> tuple[Affine, ...]:
+        return lines(lambda n: typical(getattr(measured[n], kind), axis=0))
+
     return Profile(
         layers=names,
-        forward=lines(lambda n: measured[n]["forward"]),
-        input_grad=input_grad,
-        weight_grad=weight_grad,
-        parameter_bytes=bench.bytes[int(sizes[0])].parameters,
-        activation_bytes=lines(lambda n: bench.bytes[n].activations),
-        output_bytes=lines(lambda n: bench.bytes[n].outputs),
+        forward=seconds("forward"),
+        input_grad=seconds("input_grad"),
+        weight_grad=seconds("weight_grad"),
+        backward=seconds("backward"),
+        parameter_bytes=held[int(sizes[0])].parameters,
+        activation_bytes=lines(lambda n: held[n].activations),
+        output_bytes=lines(lambda n: held[n].outputs),
         batch_size=size,
         measured_sizes=tuple(int(n) for n in sizes),
         device=device,
+        reference=reference,
+        band=_band(measured.values(), typical, reference[1] / reference[0]),
     )
+
+
+def _band(measured: Iterable[_Samples], typical: Callable[..., Any], drift: float) -> tuple[float, float]:
+    """Between which multiples of what is typical nine runs of ten lie, widened by the machine's own drift.
+
+    Args:
+        measured: the samples of each size.
+        typical: the median or the mean.
+        drift: what a fixed piece of work took after the measurement, by what it took before.
+    """
+    ratios = []
+    for samples in measured:
+        for first, second in ((samples.forward, samples.backward), (samples.input_grad, samples.weight_grad)):
+            runs = (first + second).sum(axis=1)
+            ratios.append(runs / (typical(runs) or 1.0))
+    low, high = np.quantile(np.concatenate(ratios), [0.1, 0.9])
+    return min(1.0, float(low)) * min(1.0, drift), max(1.0, float(high)) * max(1.0, drift)
 
 
 def affine_fit(sizes: np.ndarray, values: np.ndarray) -> Affine:

@@ -1,11 +1,16 @@
 """A profile is what the layers cost, at any micro-batch size."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import pipelab as pp
+from pipelab.runtime import profiling
+from pipelab.runtime.machine_speed import reference_seconds
 from pipelab.runtime.profiling import affine_fit
 from tests.runtime.models import ZOO, gpt, mlp, token_loss
 
@@ -40,10 +45,83 @@ def test_outputs_and_activations_are_proportional_to_the_batch_of_a_chain():
     assert profile.activation_bytes[1].at(5) == pytest.approx(5 * 6 * 8)  # GELU keeps its input
 
 
-def test_the_first_layer_of_token_ids_has_no_input_gradient():
-    model, x, y, loss_fn = gpt()
+def test_what_is_not_put_off_is_in_i_as_the_engine_runs_it():
+    model, x, y, loss_fn = gpt(width=64, heads=2)
+    profile = pp.profile(model, x, y, loss_fn=loss_fn, repeats=3, progress=False)
+    embedding, block = profile.layers.index("token_embedding"), profile.layers.index("blocks.1")
+    seconds = {kind: getattr(profile, kind) for kind in ("input_grad", "weight_grad", "backward")}
+    assert seconds["weight_grad"][embedding].at(8) < seconds["input_grad"][embedding].at(8)
+    assert all(line[block].at(8) > 0 for line in seconds.values())
+
+
+def test_the_speed_of_the_machine_is_taken_before_and_after(monkeypatch):
+    times = iter([2.0, 2.5])
+    monkeypatch.setattr(profiling, "reference_seconds", lambda device: next(times))
+    model, x, y, loss_fn = mlp()
     profile = pp.profile(model, x, y, loss_fn=loss_fn, repeats=1, progress=False)
-    assert profile.input_grad[0].at(8) == 0 and profile.weight_grad[0].at(8) > 0
+    assert profile.reference == (2.0, 2.5) and profile.drift == 0.25
+    assert profile.band[0] <= 1.0 and profile.band[1] >= 1.25
+    assert profile.costs(pp.Split(["2"])).band == profile.band
+
+
+def test_the_band_holds_nine_runs_of_ten_and_the_drift():
+    def samples(*runs):
+        column = np.array(runs)[:, None]
+        return profiling._Samples(column, 0 * column, column, 0 * column)
+
+    even = samples(*[1.0] * 9, 3.0)
+    assert profiling._band([even], np.median, 1.0) == (1.0, pytest.approx(1.2))
+    assert profiling._band([samples(1.0)], np.median, 1.1) == (1.0, 1.1)
+    assert profiling._band([samples(1.0)], np.median, 0.8) == (0.8, 1.0)
+
+
+def test_a_reference_is_a_positive_number_of_seconds_and_leaves_the_threads_alone():
+    threads = torch.get_num_threads()
+    assert 0 < reference_seconds("cpu") < 1 and torch.get_num_threads() == threads
+
+
+def test_copies_train_beside_a_measurement_for_several_ranks_and_end_with_it():
+    model, x, y, loss_fn = mlp()
+    before, main = threading.active_count(), threading.current_thread()
+    seen = set()
+
+    def loss(output, target):
+        if not threading.current_thread().name.startswith("pipelab"):
+            seen.add(threading.current_thread())
+        return loss_fn(output, target)
+
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    profile = pp.profile(model, x, y, loss_fn=loss, repeats=1, progress=False, ranks=3)
+    assert len(seen - {main}) == 6  # two copies at each of three sizes
+    assert threading.active_count() == before and profile.seconds().sum() > 0
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+
+
+def test_an_error_of_a_copy_is_an_error_of_the_measurement():
+    model, x, y, loss_fn = mlp()
+
+    def loss(output, target):
+        if not threading.current_thread().name.startswith("pipelab"):
+            raise ArithmeticError("only here")
+        return loss_fn(output, target)
+
+    before = threading.active_count()
+    with pytest.raises(ArithmeticError) as caught:
+        pp.profile(model, x, y, loss_fn=loss, repeats=1, progress=False, ranks=2)
+    assert "a copy of the model" in "".join(caught.value.__notes__) and threading.active_count() == before
+
+
+def test_a_model_that_cannot_be_copied_is_measured_alone():
+    class Whole(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("one only")
+
+    model = nn.Sequential(Whole(4, 4), nn.Linear(4, 1))
+    data = (torch.ones(4, 4), torch.zeros(4, 1))
+    with pytest.raises(pp.PipelabError, match=r"cannot be copied \(RuntimeError: one only\).*ranks=1"):
+        pp.profile(model, *data, loss_fn=F.mse_loss, repeats=1, progress=False, ranks=2)
+    assert pp.profile(model, *data, loss_fn=F.mse_loss, repeats=1, progress=False).num_layers == 2
 
 
 @pytest.mark.parametrize("unseen", [3, 8])
@@ -88,6 +166,7 @@ def test_progress_goes_to_the_function_it_was_given():
     ("options", "sentence"),
     [
         ({"repeats": 0}, "repeats is 0"),
+        ({"ranks": 0}, "ranks is 0; each must be at least 1"),
         ({"device": "cuda:99"}, "no device 'cuda:99'"),
         ({"loss_fn": lambda o, t: o}, "one number"),
     ],
