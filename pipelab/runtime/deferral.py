@@ -27,6 +27,7 @@ from torch.overrides import has_torch_function
 
 from pipelab.runtime.interception import current, seen_by_mode
 from pipelab.runtime.operations import ADDMM, LINEAR, Operation, addmm, convolution_of, convolutions, linear
+from pipelab.runtime.parameters import add_gradient
 
 
 class WeightGradients:
@@ -87,8 +88,12 @@ class WeightGradients:
                 if weight is not None:
                     self.computed[id(weight)] = weight
                     held = weight.grad
-                    fits = held is not None and held.layout is torch.strided and held.dtype == gy.dtype
-                    if not (fits and operation.add_weight_gradient(held, gy, x)):
+                    if (
+                        held is None
+                        or held.layout is not torch.strided
+                        or held.dtype != gy.dtype
+                        or not operation.add_weight_gradient(held, gy, x)
+                    ):
                         accumulate(weight, operation.weight_gradient(gy, x, weight))
                 if bias is not None:
                     self.computed[id(bias)] = bias
@@ -100,17 +105,11 @@ class WeightGradients:
 
 
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    """Adds to `.grad` as torch's backward does: in place, and a new one is laid out like the parameter."""
+    """Adds to `.grad` as torch's backward does: in its dtype, and a new one is laid out like the parameter."""
     gradient = gradient.to(parameter.grad_dtype or gradient.dtype)
-    held = parameter.grad
-    if held is None:
-        if gradient.stride() != parameter.stride():
-            gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
-        parameter.grad = gradient
-    elif held.layout is torch.strided:
-        held.add_(gradient)
-    else:
-        parameter.grad = gradient + held  # a sparse gradient does not take up a dense one
+    if parameter.grad is None and gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
+    add_gradient(parameter, gradient)
 
 
 class _Split(torch.autograd.Function):

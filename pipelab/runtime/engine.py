@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipelab.core.actions import CODES, Action, Kind
 from pipelab.core.schedule import Schedule
+from pipelab.errors import annotate
 from pipelab.runtime.interception import Cancelled
 from pipelab.runtime.rank_device import RankDevice
 from pipelab.runtime.threads import ThreadPool
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 
 class Stages(Protocol):
-    """All that the engine knows of a model cut in stages: what each kind of action does."""
+    """All that the engine knows of a model cut in stages; a schedule with updates wants a method `update` as well."""
 
     def forward(self, stage: int, microbatch: int) -> None: ...
 
@@ -37,8 +38,6 @@ class Stages(Protocol):
     def backward_input(self, stage: int, microbatch: int) -> None: ...
 
     def backward_weight(self, stage: int, microbatch: int) -> None: ...
-
-    def update(self, stage: int, microbatch: int) -> None: ...
 
     def cancel(self) -> None:
         """Gives up what is running; called from another thread, maybe more than once."""
@@ -155,9 +154,7 @@ class Execution:
         """
         for rank in set(self._ranks):
             rank.begin_step()
-        for number in range(len(self._orders)):
-            pool.run(lambda number=number: self._work(number))  # type: ignore[misc]
-        waiting = len(self._orders)
+        waiting = self._start(pool)
         while waiting:
             try:
                 self._finished.get(timeout=0.05)
@@ -177,11 +174,23 @@ class Execution:
         finally:
             del first  # an error that knows the frame that knows the error would keep all tensors of the step
 
+    def _start(self, pool: ThreadPool) -> int:
+        """Starts the workers; returns how many there are, fewer if the system has no more threads: then they stop."""
+        for number in range(len(self._orders)):
+            try:
+                pool.run(lambda number=number: self._work(number))  # type: ignore[misc]
+            except BaseException as error:
+                self._errors.append(error)
+                self.stop()
+                return number
+        return len(self._orders)
+
     def _report(self, progress: Progress) -> Progress | None:
         """Calls the caller's function. If it raises, the step stops, and the error is the step's."""
         try:
             progress(self._count, len(self._cells))
         except BaseException as error:
+            annotate(error, "pipelab: raised in the function for the progress; the step was stopped.")
             self._errors.append(error)
             self.stop()
             return None
@@ -233,9 +242,10 @@ class Execution:
                 getattr(self._stages, method)(action.stage, action.microbatch)
             except BaseException as error:
                 if not isinstance(error, Cancelled):
-                    error.add_note(
+                    annotate(
+                        error,
                         f"pipelab: raised in action {action}: the {name} of stage {action.stage}, micro-batch "
-                        f"{action.microbatch}, on rank {cell.rank} ({rank.device})."
+                        f"{action.microbatch}, on rank {cell.rank} ({rank.device}).",
                     )
                 raise
         self._ends[cell.index] = rank.mark()

@@ -59,6 +59,7 @@ class Addmm(Linear):
     """y = bias + x weight: matrices alone, the weight the other way round."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert bias is not None  # without one it is no addmm
         return addmm(bias, x, weight)
 
     def input_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -270,7 +270,6 @@ class SuspendedStages:
         calls: for each micro-batch a function that runs the model and the loss in the micro-batch's thread. What
             it returns has `root`, the tensor where the backward begins, or None.
         copies: the context of each micro-batch.
-        update: what the action U does, where there is one.
     """
 
     def __init__(
@@ -278,10 +277,8 @@ class SuspendedStages:
         contexts: Sequence[StepContext],
         calls: Sequence[Call],
         copies: Sequence[int],
-        update: Callable[[int, int], None] | None = None,
     ) -> None:
         self._contexts = contexts
-        self._update = update
         self._num_stages = len(contexts[0].cuts) + 1
         self.microbatches = [
             MicroBatch(contexts[copy], index, call)
@@ -350,11 +347,6 @@ class SuspendedStages:
         context, stage = self.microbatches[microbatch].context, stage % self._num_stages
         with context.writing([stage]):
             context.weight_gradients[stage, microbatch].compute()
-
-    def update(self, stage: int, microbatch: int) -> None:
-        """The optimizer's step of one stage."""
-        assert self._update is not None  # a schedule with updates runs where there is an optimizer
-        self._update(stage, microbatch)
 
     def _backward(self, run: MicroBatch, stage: int, left: WeightGradients | None) -> None:
         if stage not in run.stages:
