@@ -6,9 +6,10 @@ an unknown argument) is a `TypeError`, as everywhere in Python.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
-__all__ = ["PipelabError", "PipelabWarning", "nearest", "one_of", "reject_unknown"]
+__all__ = ["PipelabError", "PipelabWarning", "annotate", "nearest", "one_of", "reject_unknown"]
 
 
 class PipelabError(ValueError):
@@ -33,6 +34,12 @@ class PipelabWarning(UserWarning):
         >>> import warnings, pipelab as pp
         >>> warnings.simplefilter("ignore", pp.PipelabWarning)  # to see none of them
     """
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note to an error of the user's code; one that takes no notes keeps its type all the same."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)
 
 
 def one_of(what: str, value: object, allowed: Iterable[object]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pipelab.errors import PipelabError
+from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.preserve import WrittenGradients
 
@@ -49,8 +49,9 @@ class StepGuard:
                     raise KeyboardInterrupt
             except BaseException as error:
                 if cleared := written.clear():
-                    error.add_note(
-                        f"pipelab: the gradients that this step had written to ({cleared} parameters) are now None."
+                    annotate(
+                        error,
+                        f"pipelab: the gradients that this step had written to ({cleared} tensors) are now None.",
                     )
                 raise
 

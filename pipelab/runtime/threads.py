@@ -18,7 +18,8 @@ class ThreadPool:
 
     def __init__(self, name: str = "pipelab") -> None:
         self._name = name
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may dismiss a dropped pool in one of its own threads, at any moment.
+        self._lock = threading.RLock()
         self._idle: list[queue.SimpleQueue[Job | None]] = []
         self._threads: list[tuple[threading.Thread, queue.SimpleQueue[Job | None]]] = []
         self._closed = False
@@ -53,8 +54,8 @@ class ThreadPool:
         inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         # Daemon: an interpreter that shuts down with a pipeline still open must not wait for it.
         thread = threading.Thread(target=self._serve, args=(inbox,), daemon=True, name=self._name)
+        thread.start()  # raises where the system has no more threads
         self._threads.append((thread, inbox))
-        thread.start()
         return inbox
 
     def _serve(self, inbox: queue.SimpleQueue[Job | None]) -> None:
