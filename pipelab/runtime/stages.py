@@ -368,21 +368,6 @@ class SuspendedStages:
                 torch.autograd.backward(roots, gradients, retain_graph=True if run.leaky else None)
         self._forget(run, stage)
 
-    def has_input_gradient(self, stage: int, microbatch: int) -> bool:
-        """Whether the stage received anything that wants a gradient; the first stage of token ids does not."""
-        return any(link.target == stage for link in self.microbatches[microbatch].links)
-
-    def input_gradient_alone(self, stage: int, microbatch: int) -> None:
-        """Computes the gradients of the stage's inputs alone and throws them away, for a profile to time.
-
-        The graph stays, so that the whole `backward` can follow.
-        """
-        run = self.microbatches[microbatch]
-        roots, gradients = self._roots(run, stage)
-        leaves = [link.leaf for link in run.links if link.target == stage and link.leaf is not None]
-        if roots and leaves:
-            torch.autograd.grad(roots, leaves, gradients, retain_graph=True, allow_unused=True)
-
     def cancel(self) -> None:
         """Ends every forward: the parked ones now, the running ones at their next call of a module."""
         with self._lock:
