@@ -14,10 +14,10 @@ from pipelab.core.actions import Action, Kind
 from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
+from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import Cell, forwards_only, program
 from pipelab.runtime.parameters import homes
 from pipelab.runtime.rank_device import RankDevice
-from pipelab.runtime.stages import CutModel
 from pipelab.runtime.twins import Twin
 
 

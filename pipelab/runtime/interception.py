@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
+    from pipelab.runtime.context import StepContext
     from pipelab.runtime.microbatch import MicroBatch
-    from pipelab.runtime.stages import StepContext
 
 _running = threading.local()
 

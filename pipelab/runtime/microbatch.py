@@ -30,8 +30,8 @@ from pipelab.errors import PipelabError
 from pipelab.runtime.interception import Cancelled, ForeignValues
 
 if TYPE_CHECKING:
+    from pipelab.runtime.context import StepContext
     from pipelab.runtime.loss import Call, Result
-    from pipelab.runtime.stages import StepContext
 
 _next_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from pipelab.runtime.context import StepContext
+from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.interception import Cancelled, current
 from pipelab.runtime.loss import Call, loss_modules
 from pipelab.runtime.preserve import preserved
-from pipelab.runtime.stages import CutModel, StepContext, SuspendedStages
+from pipelab.runtime.stages import SuspendedStages
 
 
 @dataclass(frozen=True)

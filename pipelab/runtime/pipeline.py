@@ -24,9 +24,11 @@ from pipelab.runtime.arguments import as_plan
 from pipelab.runtime.batch_dims import BatchDims
 from pipelab.runtime.cautions import Cautions
 from pipelab.runtime.chains import Chains
+from pipelab.runtime.context import StepContext
+from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
 from pipelab.runtime.inputs import Args, Batch, batch_size
-from pipelab.runtime.loss import LossFn, Result, forward_call, loss_call, loss_modules, total_loss
+from pipelab.runtime.loss import Call, LossFn, Result, forward_call, loss_call, loss_modules, total_loss
 from pipelab.runtime.loss_weights import REDUCTIONS, LossWeight, Weight, weigh
 from pipelab.runtime.measured import Times, extra_steps, measured_trace, part_of
 from pipelab.runtime.not_finite import NotFinite, Search
@@ -35,7 +37,7 @@ from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule, check_step
-from pipelab.runtime.stages import Call, CutModel, StepContext, SuspendedStages
+from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.step import Step
 from pipelab.runtime.step_guard import StepGuard
 from pipelab.runtime.threads import ThreadPool

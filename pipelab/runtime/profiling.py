@@ -17,6 +17,8 @@ from pipelab.core.progress import Bar, Progress
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError, one_of
 from pipelab.runtime.batch_dims import BatchDims
+from pipelab.runtime.context import StepContext
+from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.devices import resolve
 from pipelab.runtime.inputs import Args, Batch, batch_size, enlarge
 from pipelab.runtime.interception import Cancelled
@@ -29,7 +31,7 @@ from pipelab.runtime.neighbours import Neighbours
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import check_model
-from pipelab.runtime.stages import CutModel, StepContext, SuspendedStages
+from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.threads import ThreadPool
 
 

@@ -1,0 +1,168 @@
+"""What the micro-batches of one step share: threads, devices, streams, checks."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipelab.errors import PipelabError
+from pipelab.runtime.cut_model import CutModel
+from pipelab.runtime.deferral import WeightGradients
+from pipelab.runtime.interception import set_current
+from pipelab.runtime.traffic import crossings
+
+if TYPE_CHECKING:
+    from pipelab.runtime.microbatch import MicroBatch
+
+
+class StepContext:
+    """What the micro-batches of one step share that run on the same model.
+
+    Args:
+        cut_model: the model and what is known about it.
+        in_flight: the most micro-batches whose forward has begun and whose backward has not ended.
+        split: the (stage, micro-batch) pairs whose weight gradients have an action of their own.
+    """
+
+    def __init__(
+        self, cut_model: CutModel, in_flight: int, split: frozenset[tuple[int, int]] = frozenset()
+    ) -> None:
+        self._cut_model = cut_model
+        self._in_flight = in_flight
+        self.split = split
+        self.model, self.cuts, self.flow = cut_model.model, cut_model.cuts, cut_model.flow
+        self.parameters, self.randomness, self.pool = (
+            cut_model.parameters,
+            cut_model.randomness,
+            cut_model.pool,
+        )
+        self.grad = torch.is_grad_enabled()
+        self.weight_gradients = {pair: WeightGradients() for pair in split} if self.grad else {}
+        self._writing = [threading.Lock() for _ in range(cut_model.num_stages)]
+        self.learning = self.grad not in self.flow.learnt
+        self.leaks: list[str] = []
+        self.variables = contextvars.copy_context()
+        self._autocast = [
+            (kind, torch.get_autocast_dtype(kind))
+            for kind in ("cpu", "cuda")
+            if torch.is_autocast_enabled(kind)
+        ]
+        self.kept_values = cut_model.kept_values
+        if in_flight > 1:
+            self.kept_values.look_inside(self.learning)
+
+    # -- threads and devices ------------------------------------------------------------------------------------
+
+    def enter_thread(self, microbatch: MicroBatch, stack: contextlib.ExitStack) -> None:
+        """Hands the caller's state, which is per thread in torch, to the micro-batch's thread."""
+        torch.set_num_threads(self._cut_model.threads)
+        stack.enter_context(torch.set_grad_enabled(self.grad))
+        for kind, dtype in self._autocast:
+            # No cache: a weight that was cast in one stage must not turn up in another stage's graph.
+            stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
+        set_current(microbatch)
+
+    def leave_thread(self) -> None:
+        set_current(None)
+
+    def keeping_apart(self) -> contextlib.AbstractContextManager[None]:
+        """Around a step: what forwards keep on modules is kept apart for each micro-batch."""
+        return self.kept_values.apart(self._in_flight)
+
+    def activate(self, stage: int) -> None:
+        self._cut_model.streams[stage].activate()
+
+    def device(self, stage: int) -> torch.device | None:
+        """The device of a stage; None when all stages share one and nothing ever moves."""
+        return None if self._cut_model.same_device else self._cut_model.devices[stage]
+
+    def stage_device(self, stage: int) -> torch.device:
+        return self._cut_model.devices[stage]
+
+    def in_checkpoint(self) -> bool:
+        """Whether the running code is inside torch.utils.checkpoint (or another user of saved-tensor hooks)."""
+        return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+    def recomputing(self, stage: int) -> contextlib.AbstractContextManager[Any]:
+        """Around a backward: a checkpoint's second forward puts the global generator back for a while.
+
+        No other stage may draw in the meantime.
+        """
+        if self.flow.checkpoints and stage in self.randomness.drawing_stages:
+            return self.randomness.lock
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def writing(self, stages: Iterable[int]) -> Iterator[None]:
+        """Around what adds to the weights' gradients of `stages`: two threads that do so at a time lose updates.
+
+        torch keeps its own backwards apart; this keeps the action W out of a backward that leaks into its stage.
+        """
+        with contextlib.ExitStack() as stack:
+            for stage in stages:
+                stack.enter_context(self._writing[stage])
+            yield
+
+    def elsewhere(self, value: Tensor, stage: int) -> bool:
+        """Whether `value` lies on another device than the stage's. Scalars on the CPU work everywhere."""
+        device = self.device(stage)
+        return (
+            device is not None and value.device != device and (value.dim() > 0 or value.device.type != "cpu")
+        )
+
+    def before_transfer(self, value: Tensor, stage: int) -> None:
+        """Orders a copy off a GPU, which runs on a stream of the sender's that this thread has not used yet.
+
+        That stream waits for the receiver's, which has waited for the action that made the value; and the value's
+        memory stays taken until the copy is done.
+        """
+        if value.device.type != "cuda":
+            return
+        sender, receiver = torch.cuda.current_stream(value.device), self._cut_model.devices[stage]
+        if receiver.type == "cuda":
+            sender.wait_stream(torch.cuda.current_stream(receiver))
+        value.record_stream(sender)
+
+    # -- checks while learning ----------------------------------------------------------------------------------
+
+    def check_kept_values(self) -> None:
+        """Refuses containers that the model fills in place across a cut.
+
+        Raises:
+            PipelabError: names the attributes.
+        """
+        if self._in_flight > 1:
+            self.kept_values.check_inside()
+
+    def check_finished(self, microbatch: MicroBatch) -> None:
+        """Refuses cuts that the first micro-batch never came to; no backward has run yet.
+
+        Raises:
+            PipelabError: names the cut and says whether it is out of order or never called.
+        """
+        if not self.learning or microbatch.index != 0:
+            return
+        names = self._cut_model.names
+        for stage, name in enumerate(names, start=1):
+            if stage in microbatch.stages:
+                continue
+            if stage in microbatch.passed:
+                order = ", ".join(repr(names[s - 1]) for s in microbatch.passed)
+                raise PipelabError(
+                    f"The cuts are not in the order in which the model calls them: it calls {order}. "
+                    f"Write Split([{order}])."
+                )
+            raise PipelabError(
+                f"A stage begins at {name!r}, but the model's forward never calls that module (nothing came to it in "
+                f"the first micro-batch). Cut at a module that is called: pp.layers(model, inputs) lists them."
+            )
+        if self.grad:
+            self._cut_model.kept.count(microbatch, self.parameters)
+            self._cut_model.shared = self.parameters.shared()
+            self._cut_model.crossings = crossings(microbatch, self.parameters, self._cut_model.devices)
