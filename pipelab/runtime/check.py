@@ -191,7 +191,7 @@ def _verdict(
     for name, other in theirs.gradients.items():
         mine = ours.gradients[name]
         if mine is not None or other is not None:
-            found.append(_compare_gradients(name, mine, other, scale))
+            found.append(_compare_gradients(name, mine, other, scale, theirs.loss.dtype))
     notes = []
     if left_out:
         notes.append(f"{left_out} of the outputs are not one per sample and were not compared.")
@@ -213,26 +213,37 @@ def _pairs(ours: Any, reference: Any) -> Iterator[tuple[Any, Any]]:
             yield a, b
 
 
-def _compare_gradients(name: str, ours: Tensor | None, reference: Tensor | None, scale: float) -> Difference:
+def _compare_gradients(
+    name: str, ours: Tensor | None, reference: Tensor | None, scale: float, of_loss: torch.dtype
+) -> Difference:
     """No gradient and a gradient of zeros are the same update."""
     given = ours if ours is not None else reference
     assert given is not None
     zeros = torch.zeros_like(given)
     a, b = zeros if ours is None else ours, zeros if reference is None else reference
-    return _compare(name, a, b, scale, is_gradient=True)
+    return _compare(name, a, b, scale, (of_loss,), is_gradient=True)
 
 
 def _compare(
-    name: str, ours: Tensor, reference: Tensor, scale: float | None = None, is_gradient: bool = False
+    name: str,
+    ours: Tensor,
+    reference: Tensor,
+    scale: float | None = None,
+    passed: tuple[torch.dtype, ...] = (),
+    is_gradient: bool = False,
 ) -> Difference:
     """
     Args:
+        name: of what is compared.
+        ours, reference: the pipeline's tensor and the other one.
         scale: what the absolute tolerance is a part of: the largest of all gradients, since one that is zero but for
             rounding has no size of its own. None: the largest value of the reference.
+        passed: precisions that the numbers went through.
+        is_gradient: whether it is one.
     """
     if ours.shape != reference.shape or ours.dtype != reference.dtype:
         return _unlike(name, is_gradient)
-    relative, absolute = _tolerance(ours.dtype)
+    relative, absolute = _tolerance(ours.dtype, passed)
     a, b = _numbers(ours), _numbers(reference)
     if not a.numel():
         return Difference(name, 0.0, 0.0, 0.0, is_gradient)
@@ -249,14 +260,12 @@ def _compare(
     )
 
 
-def _tolerance(dtype: torch.dtype) -> tuple[float, float]:
-    """Relative and absolute; under autocast gradients are no more precise than what made them."""
-    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    found = [
-        _TOLERANCES.get(dtype, (0.0, 0.0)),
-        *(_TOLERANCES[torch.get_autocast_dtype(kind)] for kind in kinds),
-    ]
-    return max(found) if dtype in _TOLERANCES else found[0]
+def _tolerance(dtype: torch.dtype, passed: tuple[torch.dtype, ...]) -> tuple[float, float]:
+    """Relative and absolute. Numbers are no more precise than what made them: autocast, a loss of low precision."""
+    if dtype not in _TOLERANCES:
+        return 0.0, 0.0
+    autocast = [torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return max(_TOLERANCES[kind] for kind in (dtype, *passed, *autocast) if kind in _TOLERANCES)
 
 
 def _numbers(tensor: Tensor) -> Tensor:

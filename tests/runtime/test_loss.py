@@ -219,3 +219,30 @@ def test_gradients_of_the_losss_own_parameters_are_exact_and_cleared_after_a_fai
         with pytest.raises(RuntimeError, match="planned"):
             pipe.step(x, y)
     assert head.weight.grad is None
+
+
+def test_a_language_model_of_transformers_is_exact_over_uneven_labels_with_loss_weight(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hf = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 16, "n_positions": 6, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    model = hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)).double().eval()
+    ids = torch.randint(0, 16, (6, 6))
+    labels = ids.clone()
+    labels[:3, 2:] = -100
+    labels[4:] = -100  # two samples without any label
+    inputs = {"input_ids": ids, "labels": labels}
+    model(**inputs).loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+
+    def valid(inputs):  # the model shifts its labels by one
+        return inputs["labels"][:, 1:] != -100
+
+    with pp.Pipeline(model, pp.Split(["transformer.h.1"]), one_f_one_b(3), devices=CPUS) as pipe:
+        step = pipe.step(inputs, loss_weight=valid)
+        for name, p in model.named_parameters():  # the model computes its loss in single precision
+            assert torch.allclose(p.grad, expected[name], rtol=1e-5, atol=1e-8), name
+        assert torch.isclose(step.loss, model(**inputs).loss.detach(), rtol=1e-6)
+        assert pp.check_gradients(pipe, inputs, loss_weight=valid)
+        assert not pp.check_gradients(pipe, inputs)
