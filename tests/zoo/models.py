@@ -339,7 +339,7 @@ def on_self():
 
 
 class AuxiliaryLoss:
-    """A loss that also reads what the forward left on the model. In the law's copy of the model it reads that one."""
+    """A loss that also reads what the forward left on the model."""
 
     def __init__(self, model):
         self.model = model
@@ -413,6 +413,7 @@ ZOO = {
     ),
     "a branch first taken later": lambda: case(LaterBranch(), ["b", "c"], later=take_branch),
     "functional code": lambda: case(Functional(), ["relu", "layers.2", "layers.3"], whole=False),
+    "values kept on self": on_self,
     "transformer encoder": encoder,
     "transformer": transformer,
 }

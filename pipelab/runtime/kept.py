@@ -1,0 +1,437 @@
+"""State that a forward keeps on its modules (`self.hidden = x`), kept apart for each micro-batch in flight.
+
+Run one after the other, micro-batches may use an attribute in turn. Suspended in the middle, they would mix:
+
+    micro-batch 0   self.h = h0 | cut                 | read self.h
+    micro-batch 1               | self.h = h1 | cut   |              read self.h
+
+So while a step runs, what a forward binds to an attribute of a module goes into a slot of the running micro-batch. The
+module's class gives way to a subclass of the same name, with a descriptor that reads the slot; when the step has ended
+the class is put back, and the attribute holds what running the micro-batches one after the other leaves there, without
+its graph. A micro-batch that reads before it writes sees what the one before it has written; if that one writes again
+later, no order of ours can be right, and the step is refused. Plain numbers that are read first, such as counters, stay
+what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelab.errors import PipelabError
+from pipelab.runtime.interception import current
+from pipelab.runtime.trees import map_tensors, tensors, unwrapped
+
+if TYPE_CHECKING:
+    from pipelab.runtime.microbatch import MicroBatch
+
+_NONE = object()  # no value is known
+_DELETED = object()
+_MODULES_OWN = frozenset(vars(nn.Module()))  # training, _parameters, _forward_hooks, ...
+_NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_DEPTH, _ITEMS = 3, 1000  # how deep containers are looked into, and at how many of their items
+_OWNER = "pipelab micro-batch"
+
+
+class _Slot:
+    """One attribute of one module.
+
+    Attributes:
+        values: what each micro-batch of this step has bound to it, by index.
+        readers: the micro-batches that read it before they bound it.
+        last: the highest micro-batch that has ended, and what it left.
+        only_numbers: whether nothing but plain numbers, texts or None was ever bound to it.
+        shared: whether all micro-batches use the module's own attribute after all, as counters do.
+    """
+
+    def __init__(self) -> None:
+        self.only_numbers = True
+        self.shared = False
+        self.clear()
+
+    def clear(self) -> None:
+        self.values: dict[int, Any] = {}
+        self.readers: set[int] = set()
+        self.last: tuple[int, Any] = (-1, _NONE)
+
+    def before(self, index: int) -> Any:
+        """What the nearest earlier micro-batch has left so far."""
+        earlier = max((other for other in self.values if other < index), default=-1)
+        last, value = self.last
+        return self.values[earlier] if earlier > last else value if last < index else _NONE
+
+
+class KeptValues:
+    """The attributes of one model's modules that forwards bind, over all steps.
+
+    Args:
+        model: whose modules are minded.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {module: name or "model" for name, module in model.named_modules()}
+        self._slots: dict[tuple[nn.Module, str], _Slot] = {}
+        self._classes: dict[type, type | None] = {}
+        self._swapped: dict[nn.Module, type] = {}
+        self._containers: list[tuple[nn.Module, str]] = []
+        self._inside: dict[str, dict[int, Tensor]] = {}
+        self._mixing = False
+        self._lock = threading.RLock()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether any forward has bound an attribute."""
+        return bool(self._slots)
+
+    # -- around a step ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def apart(self, in_flight: int) -> Iterator[None]:
+        """While a step runs: attributes are kept apart. Afterwards every module is of its own class again.
+
+        Args:
+            in_flight: the most micro-batches that are in flight at a time.
+        """
+        self._mixing = in_flight > 1
+        try:
+            with _bindings:
+                for module, _ in list(self._slots):
+                    self._swap(module)
+                yield
+        finally:
+            for module, own in self._swapped.items():
+                if type(module) is self._classes[own]:  # a lazy module changes its class itself
+                    object.__setattr__(module, "__class__", own)
+            self._swapped = {}
+
+    def settle(self) -> None:
+        """After a step that went well: each attribute holds what the last micro-batch left, without its graph."""
+        for (module, name), slot in self._slots.items():
+            for index in sorted(slot.values):
+                self._end(slot, index)
+            _, value = slot.last
+            if value is _DELETED:
+                if hasattr(module, name):
+                    delattr(module, name)
+            elif value is not _NONE:
+                setattr(module, name, value)
+
+    def clear(self) -> None:
+        """Lets go of every value of the step."""
+        self._inside = {}
+        for slot in self._slots.values():
+            slot.clear()
+
+    def ended(self, microbatch: MicroBatch) -> None:
+        """Nothing of this micro-batch runs any more: what it kept may die, but for what is left at the end."""
+        with self._lock:
+            for slot in self._slots.values():
+                if microbatch.index in slot.values:
+                    self._end(slot, microbatch.index)
+
+    def _end(self, slot: _Slot, index: int) -> None:
+        value = slot.values.pop(index)
+        if index > slot.last[0]:
+            slot.last = (index, _without_graph(value))
+
+    # -- what a forward does ------------------------------------------------------------------------------------
+
+    def bind(self, microbatch: MicroBatch, module: nn.Module, name: str, value: Any) -> bool:
+        """A forward binds `module.name`; says whether that went into the micro-batch's slot.
+
+        Raises:
+            PipelabError: a later micro-batch has read the attribute already.
+        """
+        slot = self._slots.get((module, name))
+        if slot is None:
+            if not self._is_state(module, name, value):
+                return False
+            slot = self._make_slot(module, name)
+            if slot is None:
+                return False
+        index = microbatch.index
+        with self._lock:
+            if not isinstance(value, _NUMBERS) and value is not _DELETED:
+                slot.only_numbers = slot.shared = False
+            if slot.shared:
+                return False
+            later = min((reader for reader in slot.readers if reader > index), default=None)
+            if later is not None and current() is not None:
+                self._refuse(module, name, index, later)
+            slot.values[index] = value
+        return True
+
+    def read(self, microbatch: MicroBatch, module: nn.Module, name: str) -> Any:
+        """What `module.name` is for this micro-batch; `_NONE` where it is what the module itself has.
+
+        Raises:
+            PipelabError: an earlier micro-batch left a container with a graph, which this one may go on filling.
+        """
+        slot = self._slots.get((module, name))
+        if slot is None or slot.shared:
+            return _NONE
+        index = microbatch.index
+        with self._lock:
+            if index in slot.values:
+                return slot.values[index]
+            if current() is None:  # a backward's second forward, after the micro-batch has ended
+                return _NONE
+            value = slot.before(index)
+            slot.readers.add(index)
+            if slot.only_numbers:
+                slot.shared = True
+                slot.clear()
+                if value is _DELETED:
+                    vars(module).pop(name, None)
+                elif value is not _NONE:
+                    _set_attribute(module, name, value)
+                return _NONE
+        if not isinstance(value, (Tensor, tuple)) and _has_graph(value):
+            self._refuse(module, name, index - 1, index)
+        return _without_graph(value)
+
+    def _refuse(self, module: nn.Module, name: str, writer: int, reader: int) -> None:
+        raise PipelabError(
+            f"Micro-batch {reader} reads {self._names[module]}.{name}, which the model keeps on itself, before it has "
+            f"set it, and so sees what micro-batch {writer} left there; but that one, still in flight, changes it again "
+            f"later. Set it at the start of the forward, pass the value on as an argument, or use a schedule with one "
+            f"micro-batch in flight."
+        )
+
+    def _is_state(self, module: nn.Module, name: str, value: Any) -> bool:
+        """Whether an attribute is the model's own state, and not part of how modules are built."""
+        if module not in self._names or name in _MODULES_OWN or isinstance(value, (nn.Module, nn.Parameter)):
+            return False
+        if name in module._parameters or name in module._modules:
+            return False
+        for cls in type(module).__mro__:
+            if name in vars(cls):
+                found = vars(cls)[name]
+                return isinstance(found, _Apart) or not hasattr(type(found), "__set__")
+        return True
+
+    # -- the modules' classes -----------------------------------------------------------------------------------
+
+    def _make_slot(self, module: nn.Module, name: str) -> _Slot | None:
+        """None where values cannot be kept apart, nor need be."""
+        with self._lock:
+            if not self._swap(module):
+                if not self._mixing:
+                    return None
+                raise PipelabError(
+                    f"{self._names[module]} sets its attribute {name!r} during the forward, and its class "
+                    f"{type(module).__name__} allows no subclass that would keep those of several micro-batches apart. "
+                    f"Return the value instead, or use a schedule with one micro-batch in flight."
+                )
+            made = type(module)
+            if name not in vars(made):
+                setattr(made, name, _Apart(name, made))
+            return self._slots.setdefault((module, name), _Slot())
+
+    def _swap(self, module: nn.Module) -> bool:
+        """Gives the module a class that can keep values apart; False where there is none."""
+        own = type(module)
+        if module in self._swapped and own is self._classes[self._swapped[module]]:
+            return True
+        if own not in self._classes:
+            self._classes[own] = _subclass(own)
+        made = self._classes[own]
+        if made is not None:
+            self._swapped[module] = own
+            object.__setattr__(module, "__class__", made)
+        return made is not None
+
+    # -- containers that are filled in place --------------------------------------------------------------------
+
+    def look_inside(self, learning: bool) -> None:
+        """Notes what lists, dicts and objects on the modules hold before a step.
+
+        Args:
+            learning: whether to look for such attributes on all modules; else those known are enough.
+        """
+        if learning:
+            self._containers = [
+                (module, attribute)
+                for module in self._names
+                for attribute, value in vars(module).items()
+                if attribute not in _MODULES_OWN and not isinstance(value, _NUMBERS)
+            ]
+        self._inside = self._held()
+
+    def check_inside(self) -> None:
+        """Refuses containers that a forward fills in place across a cut: the micro-batches in flight would mix.
+
+        Raises:
+            PipelabError: names the attributes.
+        """
+        filled = [
+            name
+            for name, held in self._held().items()
+            if any(key not in self._inside.get(name, {}) for key in held)
+        ]
+        if filled:
+            raise PipelabError(
+                f"The model fills a container on itself across a cut: {', '.join(filled[:3])}. The micro-batches in "
+                f"flight would mix in it. Bind a new one at the start of the forward (`self.x = []`), pass the values on "
+                f"as arguments, or use a schedule with one micro-batch in flight."
+            )
+
+    def _held(self) -> dict[str, dict[int, Tensor]]:
+        """By name, the tensors in containers, and the attributes that got a graph by being changed in place."""
+        found: dict[str, dict[int, Tensor]] = {}
+        seen: set[int] = set()
+        for module, attribute in self._containers:
+            held: list[Tensor] = []
+            _look(vars(module).get(attribute), _DEPTH, seen, held)
+            if isinstance(vars(module).get(attribute), Tensor):
+                held = [tensor for tensor in held if tensor.grad_fn is not None]
+            if held:
+                found[f"{self._names[module]}.{attribute}"] = {id(tensor): tensor for tensor in held}
+        return found
+
+
+class _Apart:
+    """The descriptor of an attribute that is kept apart. Outside a step, and elsewhere, it is as if it were not there."""
+
+    def __init__(self, name: str, cls: type) -> None:
+        self._name = name
+        self._cls = cls
+
+    def __get__(self, module: Any, cls: type | None = None) -> Any:
+        if module is None:
+            return getattr(super(self._cls, cls), self._name)  # type: ignore[arg-type]
+        microbatch = _owner()
+        value = _NONE
+        if microbatch is not None:
+            value = microbatch.context.kept_values.read(microbatch, module, self._name)
+        if value is _DELETED:
+            raise AttributeError(f"{type(module).__name__!r} object has no attribute {self._name!r}")
+        if value is not _NONE:
+            return value
+        own = vars(module)
+        return own[self._name] if self._name in own else getattr(super(self._cls, module), self._name)
+
+    def __set__(self, module: Any, value: Any) -> None:
+        microbatch = _owner()
+        if microbatch is None or not microbatch.context.kept_values.bind(
+            microbatch, module, self._name, value
+        ):
+            vars(module)[self._name] = value
+
+    def __delete__(self, module: Any) -> None:
+        microbatch = _owner()
+        if microbatch is None or not microbatch.context.kept_values.bind(
+            microbatch, module, self._name, _DELETED
+        ):
+            if self._name not in vars(module):
+                raise AttributeError(f"{type(module).__name__!r} object has no attribute {self._name!r}")
+            del vars(module)[self._name]
+
+
+class _Bindings:
+    """Sees what forwards bind to attributes of modules.
+
+    `nn.Module.__setattr__` is one for the process: the first step to come replaces it, the last to go puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                nn.Module.__setattr__ = _bind  # type: ignore[method-assign, assignment]
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                nn.Module.__setattr__ = _set_attribute  # type: ignore[method-assign]
+
+
+_set_attribute = nn.Module.__setattr__
+_bindings = _Bindings()
+
+
+def _bind(module: nn.Module, name: str, value: Any) -> None:
+    microbatch = _owner()
+    if microbatch is None or not microbatch.context.kept_values.bind(microbatch, module, name, value):
+        _set_attribute(module, name, value)
+
+
+def _owner() -> MicroBatch | None:
+    """The micro-batch whose forward runs in this thread, or whose backward runs a part of the forward again."""
+    running = current()
+    if running is None and torch._C._is_key_in_tls(_OWNER):
+        running = torch._C._get_obj_in_tls(_OWNER)
+    return running
+
+
+@contextlib.contextmanager
+def owned_by(microbatch: MicroBatch) -> Iterator[None]:
+    """Around a backward: torch hands this on to the threads in which backwards run on a GPU."""
+    torch._C._stash_obj_in_tls(_OWNER, microbatch)
+    try:
+        yield
+    finally:
+        torch._C._stash_obj_in_tls(_OWNER, None)
+
+
+def _subclass(cls: type) -> type | None:
+    """A subclass that looks like the class itself; None where it allows none."""
+    if issubclass(cls, torch.jit.ScriptModule):
+        return None
+    looks = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    try:
+        return type(cls)(cls.__name__, (cls,), looks)
+    except Exception:
+        return None  # an __init_subclass__ or a metaclass of the user's that wants more
+
+
+def _without_graph(value: Any) -> Any:
+    """The value with every tensor detached; `_NONE` if tensors with a graph are where they cannot be reached."""
+    if not _has_graph(value):
+        return value
+    made = map_tensors(
+        lambda tensor: tensor.detach() if tensor.grad_fn is not None else tensor, value, unwrapped
+    )
+    return _NONE if _has_graph(made) else made
+
+
+def _has_graph(value: Any) -> bool:
+    if isinstance(value, _NUMBERS):
+        return False
+    if isinstance(value, Tensor):
+        return value.grad_fn is not None
+    found = tensors(value)
+    _look(value, _DEPTH, set(), found)
+    return any(tensor.grad_fn is not None for tensor in found)
+
+
+def _look(value: Any, depth: int, seen: set[int], found: list[Tensor]) -> None:
+    """Adds the tensors in a container or object; each container is looked into once."""
+    if isinstance(value, Tensor):
+        found.append(value)
+        return
+    if depth == 0 or isinstance(value, (nn.Module, type, *_NUMBERS)) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, dict):
+        inside: Any = reversed(list(value.values()))
+    elif isinstance(value, (list, tuple, deque)):
+        inside = reversed(value)
+    elif isinstance(value, (set, frozenset)):
+        inside = list(value)
+    else:
+        inside = list(getattr(value, "__dict__", {}).values())
+    for item in itertools.islice(inside, _ITEMS):  # what is added is at the end
+        _look(item, depth - 1, seen, found)
