@@ -64,6 +64,7 @@ def measured_trace(
     links: Links | None,
     bytes: StageBytes | None,
     leaks: int = 0,
+    notes_of_stages: Sequence[str] = (),
     extra: Sequence[Times] = (),
     slowed: Sequence[str] = (),
 ) -> Trace:
@@ -77,6 +78,7 @@ def measured_trace(
         links: between virtual devices.
         bytes: of each stage.
         leaks: values that crossed a border unseen and were repaired.
+        notes_of_stages: what the stages say of their actions.
         extra: times of `extra_steps`, for virtual devices.
         slowed: what made the step slower than others, of `SLOWED`.
     """
@@ -91,6 +93,7 @@ def measured_trace(
     notes += _too_short(schedule, end - start, devices)
     if not extra:
         notes += [SLOWED[reason] for reason in slowed]
+    notes += notes_of_stages
     if leaks:
         notes.append(f"{leaks} values crossed a border unseen and were repaired; the next step learns")
     return Trace.from_times(schedule, start, end, clock=clock, bytes=bytes, devices=names, notes=tuple(notes))

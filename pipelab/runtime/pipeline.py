@@ -151,6 +151,7 @@ class Pipeline:
         return self._leaks
 
     _leaks: tuple[str, ...] = ()
+    _notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -322,6 +323,7 @@ class Pipeline:
         with nullcontext() if alone else self._chains.gathering():
             times = self._execute(schedule, cells, stages, progress)
         self._leaks = tuple(leak for context in contexts for leak in context.leaks)
+        self._notes = stages.notes
         return [m.result for m in stages.microbatches if m.result is not None], times
 
     def _execute(
@@ -382,6 +384,7 @@ class Pipeline:
             links=self.plan.links,
             bytes=self._cut.stage_bytes(),
             leaks=len(self._leaks),
+            notes_of_stages=self._notes,
             extra=extra,
             slowed=slowed,
         )

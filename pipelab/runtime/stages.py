@@ -18,6 +18,7 @@ from pipelab.runtime.interception import cancel_at_next_call, hooks
 from pipelab.runtime.kept import owned_by
 from pipelab.runtime.loss import Call
 from pipelab.runtime.microbatch import MicroBatch
+from pipelab.runtime.weight_share import share_notes
 
 
 class SuspendedStages:
@@ -31,20 +32,19 @@ class SuspendedStages:
         calls: for each micro-batch a function that runs the model and the loss in the micro-batch's thread. What
             it returns has `root`, the tensor where the backward begins, or None.
         copies: the context of each micro-batch.
+
+    Attributes:
+        notes: what must be known to judge the times of the step, once it has run.
     """
 
-    def __init__(
-        self,
-        contexts: Sequence[StepContext],
-        calls: Sequence[Call],
-        copies: Sequence[int],
-    ) -> None:
+    def __init__(self, contexts: Sequence[StepContext], calls: Sequence[Call], copies: Sequence[int]) -> None:
         self._contexts = contexts
         self._num_stages = len(contexts[0].cuts) + 1
         self.microbatches = [
             MicroBatch(contexts[copy], index, call)
             for index, (call, copy) in enumerate(zip(calls, copies, strict=True))
         ]
+        self.notes: tuple[str, ...] = ()
         self._cancelling: list[RemovableHandle] = []
         self._ended = False
         self._lock = threading.RLock()  # `cancel` may be called in a signal handler, in the middle of itself
@@ -70,6 +70,7 @@ class SuspendedStages:
                     context.flow.learnt.add(context.grad)
                 if context.leaks:
                     context.flow.learnt.discard(context.grad)
+                self.notes = tuple(dict.fromkeys([*self.notes, *share_notes(context, self.microbatches)]))
                 context.parameters.reduce()
         finally:
             for context in self._contexts:
