@@ -1,94 +1,139 @@
 """Predicted against measured: how far is a simulated step from the real one?
 
-    python benchmarks/prediction.py [--repeats 7]
+    python benchmarks/prediction.py [--repeats 7] [--schedules gpipe 1f1b interleaved-1f1b zb-h1] [--tuned] [--virtual]
 
-For each schedule, two splits and two numbers of micro-batches of one batch: the prediction comes from one profile, made
-before any pipelined run and never from the step it predicts; the measurement is the median of several steps after
-two to warm up, on the wall clock (a thread a rank, one core each) and on the virtual clock (the same actions one at a
-a time, placed on ideal devices). The noise is half the distance between the quartiles of the measured steps. "drift" is
-what a fixed kernel took after the pipelined steps against before: the machine's own change of speed in between.
+The tour's GPT, 2 ranks, a thread and a core each. For each schedule, two splits and two numbers of micro-batches of one
+batch. The predictions come from two profiles, made before any pipelined run and never from the step that they predict:
+
+    alone   each layer by itself, medians
+    beside  the same while a copy of the model trains on the other core, means: `pp.profile(..., ranks=2)`
+
+No factor is fitted. The measurement is the median of several steps after two to warm up. "noise" is half the distance
+between the quartiles of these steps. "drift" is what a fixed kernel took around these steps against what it took while
+the model was profiled: so much did the machine's own speed change in between. "in band" says whether the measured step
+lies in the band that the prediction comes with. With --tuned glibc keeps freed memory (`pp.tune_allocator`); with
+--virtual the same steps run on the virtual clock too, where the layers alone are what is to be predicted.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import pipelab as pp
+from pipelab.runtime.machine_speed import reference_seconds
 
 BATCH, VOCAB, CONTEXT, RANKS = 16, 2048, 128, 2
-RUNS = (("naive", 1), ("gpipe", 1), ("1f1b", 1), ("interleaved-1f1b", 2))
+STAGES_PER_RANK = {"interleaved-1f1b": 2, "interleaved-zb": 2, "zb-v": 2}
+PROFILES = {"alone": 1, "beside": RANKS}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step that is predicted."""
+
+    split_name: str
+    split: pp.Split
+    schedule: pp.Schedule
+
+    @property
+    def text(self) -> str:
+        return f"{self.schedule.name:17} {self.schedule.num_microbatches:2}  {self.split_name:8}"
 
 
 def loss_fn(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
-def reference_kernel() -> float:
-    """Seconds of a fixed piece of work in one thread: tells how fast the machine is at the moment."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    a = torch.ones(512, 512)
-    times = []
-    for _ in range(30):
-        begin = time.perf_counter()
-        for _ in range(4):
-            a @ a
-        times.append(time.perf_counter() - begin)
-    torch.set_num_threads(threads)
-    return float(np.median(times))
+def cases(profile: pp.Profile, names: list[str]) -> Iterator[Case]:
+    """Each schedule with 4 and 8 micro-batches, balanced and with the first border a block too early."""
+    for name in names:
+        per_rank = STAGES_PER_RANK.get(name, 1)
+        balanced = pp.balance(profile, num_stages=RANKS * per_rank)
+        first = profile.layers.index(balanced.cuts[0])
+        shifted = pp.Split([profile.layers[first - 1], *balanced.cuts[1:]])
+        for m in (4, 8):
+            schedule = pp.schedule(name, num_ranks=RANKS, num_microbatches=m, stages_per_rank=per_rank)
+            yield Case("balanced", balanced, schedule)
+            yield Case("shifted", shifted, schedule)
 
 
-def splits(profile: pp.Profile, num_stages: int) -> tuple[pp.Split, pp.Split]:
-    """The balanced split, and one that is off by a block."""
-    balanced = pp.balance(profile, num_stages=num_stages)
-    index = [profile.layers.index(cut) for cut in balanced.cuts]
-    return balanced, pp.Split([profile.layers[index[0] - 1], *balanced.cuts[1:]])
+def measured(
+    model: nn.Module, x: Tensor, y: Tensor, case: Case, repeats: int, virtual: bool
+) -> list[pp.Trace]:
+    devices = pp.virtual(RANKS) if virtual else ["cpu"] * RANKS
+    with pp.Pipeline(model, case.split, case.schedule, loss_fn=loss_fn, devices=devices) as pipe:
+        traces = []
+        for _ in range(2 + repeats):
+            model.zero_grad()
+            traces.append(pipe.step(x, y, outputs=False).trace)
+    return traces[2:]
+
+
+def show(
+    case: Case, clock: str, traces: list[pp.Trace], predicted: dict[str, pp.Trace], drift: float
+) -> dict[str, float]:
+    """Prints the line of a case; returns the error of each prediction."""
+    low, middle, high = np.quantile([trace.makespan for trace in traces], [0.25, 0.5, 0.75])
+    errors = {name: trace.makespan / middle - 1 for name, trace in predicted.items()}
+    bands = {
+        name: trace.band[0] <= middle <= trace.band[1] for name, trace in predicted.items() if trace.band
+    }
+    noise = (high - low) / 2 / middle
+    line = f"{case.text}  {clock:7}  {middle * 1e3:6.0f} ms  {noise:5.1%}  {drift:+6.1%}"
+    for name in predicted:
+        line += f"  {errors[name]:+7.1%} {'in band' if bands[name] else '       '}"
+    print(line, flush=True)
+    return errors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7, help="measured steps of each case")
+    parser.add_argument("--schedules", nargs="+", default=["gpipe", "1f1b", "interleaved-1f1b", "zb-h1"])
+    parser.add_argument("--tuned", action="store_true", help="with pp.tune_allocator()")
+    parser.add_argument("--virtual", action="store_true", help="the virtual clock too")
     options = parser.parse_args()
+    if options.tuned:
+        print(pp.tune_allocator())
     torch.manual_seed(0)
     model = pp.zoo.gpt(layers=8, width=256, heads=4, vocab=VOCAB, context=CONTEXT)
     x, y = torch.randint(0, VOCAB, (BATCH, CONTEXT)), torch.randint(0, VOCAB, (BATCH, CONTEXT))
-    before = reference_kernel()
-    profile = pp.profile(model, x[:2], y[:2], loss_fn=loss_fn, repeats=9, progress=False)
-    print("schedule           m  split      clock    predicted  measured  noise    error")
-    errors: dict[str, list[float]] = {"wall": [], "virtual": []}
-    for name, per_rank in RUNS:
-        for num_microbatches in (4, 8):
-            for kind, split in zip(("balanced", "shifted"), splits(profile, RANKS * per_rank), strict=True):
-                schedule = pp.schedule(
-                    name, num_ranks=RANKS, num_microbatches=num_microbatches, stages_per_rank=per_rank
-                )
-                costs = profile.costs(split, batch_size=BATCH // num_microbatches)
-                predicted = pp.simulate(schedule, costs).makespan
-                for clock, devices in (("wall", ["cpu"] * RANKS), ("virtual", pp.virtual(RANKS))):
-                    with pp.Pipeline(model, split, schedule, loss_fn=loss_fn, devices=devices) as pipe:
-                        for _ in range(2):
-                            pipe.step(x, y, outputs=False)
-                        model.zero_grad()
-                        steps = [
-                            pipe.step(x, y, outputs=False).trace.makespan for _ in range(options.repeats)
-                        ]
-                    low, measured, high = np.quantile(steps, [0.25, 0.5, 0.75])
-                    error = predicted / measured - 1
-                    errors[clock].append(abs(error))
-                    print(
-                        f"{name:17} {num_microbatches:2}  {kind:9}  {clock:7}  {predicted * 1e3:6.0f} ms  "
-                        f"{measured * 1e3:6.0f} ms  {(high - low) / 2 / measured:5.1%}  {error:+7.1%}"
-                    )
-    drift = reference_kernel() / before - 1
-    for clock, found in errors.items():
-        print(f"{clock}: median absolute error {np.median(found):.1%}, largest {max(found):.1%}")
-    print(f"drift of the reference kernel: {drift:+.1%}")
+    begin = time.perf_counter()
+    profiles = {
+        name: pp.profile(model, x[:2], y[:2], loss_fn=loss_fn, repeats=9, ranks=ranks, progress=False)
+        for name, ranks in PROFILES.items()
+    }
+    speed = np.mean([profile.reference for profile in profiles.values()])
+    for name, profile in profiles.items():
+        low, high = profile.band
+        print(f"profile {name}: drift {profile.drift:+.1%}, band {low - 1:+.1%} to {high - 1:+.1%}")
+    header = "  ".join(f"{name:>7}        " for name in profiles)
+    print(f"\nschedule           m  split     clock    measured   noise   drift  {header}")
+    errors: dict[tuple[str, str], list[float]] = {}
+    for case in cases(profiles["alone"], options.schedules):
+        size = BATCH // case.schedule.num_microbatches
+        predicted = {n: pp.simulate(case.schedule, p.costs(case.split, size)) for n, p in profiles.items()}
+        for clock in ("wall", "virtual") if options.virtual else ("wall",):
+            before = reference_seconds()
+            traces = measured(model, x, y, case, options.repeats, clock == "virtual")
+            drift = (before + reference_seconds()) / 2 / speed - 1
+            for name, error in show(case, clock, traces, predicted, drift).items():
+                errors.setdefault((clock, name), []).append(error)
+    print()
+    for (clock, name), found in errors.items():
+        print(
+            f"{clock} clock, profile {name}: median absolute error {np.median(np.abs(found)):.1%}, "
+            f"largest {max(map(abs, found)):.1%}, mean {np.mean(found):+.1%}"
+        )
+    print(f"{time.perf_counter() - begin:.0f} s")
 
 
 if __name__ == "__main__":
