@@ -83,6 +83,20 @@ class ForeignValues(TorchFunctionMode):
 
 
 @contextlib.contextmanager
+def modes_put_back() -> Iterator[None]:
+    """Whatever happens inside, afterwards the thread's stack of modes is as before.
+
+    An error that is no `Exception` unwinds a forward without running the hooks that take the mode off.
+    """
+    depth = torch._C._len_torch_function_stack()
+    try:
+        yield
+    finally:
+        while torch._C._len_torch_function_stack() > depth:
+            _pop_mode()
+
+
+@contextlib.contextmanager
 def hooks(context: StepContext) -> Iterator[None]:
     """Watches the model for one step: parks at the cuts, hands foreign arguments over, turns the mode on and off."""
     flow, cuts = context.flow, context.cuts

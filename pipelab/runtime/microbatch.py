@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipelab.errors import PipelabError
-from pipelab.runtime.interception import Cancelled, ForeignValues
+from pipelab.runtime.interception import Cancelled, ForeignValues, modes_put_back
 
 if TYPE_CHECKING:
     from pipelab.runtime.context import StepContext
@@ -135,10 +135,16 @@ class MicroBatch:
             time.sleep(0.001)
 
     def release(self) -> None:
-        """Lets go of what a forward that was given up still holds, errors and unused closures, which are cycles."""
+        """Lets go of what a step that was given up still holds: closures and errors, which are cycles, and graphs.
+
+        Whoever keeps the error that ended the step keeps this object, by the error's traceback.
+        """
         self.mode = None
         self._call = None
         self._error = None
+        self.links.clear()
+        if self.result is not None:
+            self.result.root = None
 
     # -- in the micro-batch's own thread ------------------------------------------------------------------------
 
@@ -153,12 +159,10 @@ class MicroBatch:
                 self._begin(0)
                 call, self._call = self._call, None
                 assert call is not None  # a micro-batch runs once
+                stack.enter_context(modes_put_back())
                 if context.learning or None in context.flow.noisy:
                     self.mode_on()
-                try:
-                    self.result = context.variables.copy().run(call, lambda: self.stage)
-                finally:
-                    self.mode_off()
+                self.result = context.variables.copy().run(call, lambda: self.stage)
         except BaseException as error:
             self._error = error
         finally:
@@ -168,11 +172,11 @@ class MicroBatch:
         context = self.context
         self.mode = None
         try:
-            self._leave_stage()
+            self._leave_stage(self._error is None)
             if self._error is None:
                 self._check_aliases()
                 context.check_finished(self)
-        except PipelabError as error:
+        except BaseException as error:  # whatever it is: the worker that waits must hear of it
             self._error = self._error or error
         context.leave_thread()
         # What the rest of the step needs are the links; everything else would keep activations alive.
@@ -188,7 +192,7 @@ class MicroBatch:
 
     def park(self, stage: int) -> None:
         """Hands the rank back to its worker until F(stage) comes."""
-        self._leave_stage()
+        self._leave_stage(True)
         self.context.check_kept_values()
         self._in_checkpoint = self.context.in_checkpoint()
         self._pending = stage
@@ -208,11 +212,11 @@ class MicroBatch:
             self.starts[0] = _next_number()
         self._woken = time.perf_counter()
 
-    def _leave_stage(self) -> None:
+    def _leave_stage(self, ended: bool) -> None:
         self.seconds[self.stage] = time.perf_counter() - self._woken
         if self._turn is not None:
             turn, self._turn = self._turn, None
-            turn.leave()
+            turn.leave(ended)
             if self._in_checkpoint and self.stage in self.context.randomness.drawing_stages:
                 raise PipelabError(
                     f"Stage {self.stage} draws random numbers and begins inside torch.utils.checkpoint, whose second "

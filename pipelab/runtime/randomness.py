@@ -82,9 +82,11 @@ class Randomness:
         seed_generators(self.seed, stage, microbatch, device)
         return Turn(self, stage, None if stage in self._draws else self._states())
 
-    def _leave(self, turn: Turn) -> None:
+    def _leave(self, turn: Turn, ended: bool) -> None:
         if turn.before is not None:
-            self._draws[turn.stage] = not all(map(torch.equal, turn.before, self._states()))
+            drew = not all(map(torch.equal, turn.before, self._states()))
+            if drew or ended:  # a forward that was given up may not have come to its dropout
+                self._draws[turn.stage] = drew
         torch.set_rng_state(_SENTINEL)
         self._left = _SENTINEL
         self.lock.release()
@@ -109,8 +111,13 @@ class Turn:
         self.stage = stage
         self.before = before
 
-    def leave(self) -> None:
-        self._owner._leave(self)
+    def leave(self, ended: bool = True) -> None:
+        """Ends the turn.
+
+        Args:
+            ended: whether the forward came to the end of its stage.
+        """
+        self._owner._leave(self, ended)
 
 
 def seed_generators(seed: int, stage: int, microbatch: int, device: torch.device) -> None:
