@@ -77,6 +77,8 @@ class StageBytes:
         activations: kept for one micro-batch from its forward to the end of its backward.
         outputs: sent to the next stage for one micro-batch; the gradient that returns is as large.
         optimizer: of the optimizer's state, such as two parameters' worth for Adam; None means none.
+        until_weight_grad: where the backward is split, kept from the end of I to the end of W: the inputs of the
+            weights and the gradients of their outputs. None means all of `activations`, so that I frees nothing.
 
     Raises:
         PipelabError: tuples of different lengths, or a negative or infinite number.
@@ -86,12 +88,13 @@ class StageBytes:
     activations: tuple[float, ...]
     outputs: tuple[float, ...]
     optimizer: tuple[float, ...] | None = None
+    until_weight_grad: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         names = [one.name for one in fields(self)]
         for name in names:
             values = getattr(self, name)
-            if values is not None or name != "optimizer":
+            if values is not None or name in names[:3]:
                 object.__setattr__(self, name, _amounts(name, values, "bytes"))
         _same_length(self, names)
 

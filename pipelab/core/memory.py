@@ -7,8 +7,9 @@
     activations    of a micro-batch, from the start of its forward to the end of its backward
     queued input   what a feed has made ready for the rank's first stage and no forward has taken yet
 
-A whole backward (B) lets go of everything at its end. Where it is split, the activations stay until the end of W:
-I frees nothing here, though a runtime may free what only the input's gradient needs.
+A whole backward (B) lets go of everything at its end. Where it is split, I lets go of what only the input's gradient
+needs, and keeps the gradients that the weights will need (`StageBytes.until_weight_grad`); W lets go of the rest. Where
+that is not known, I frees nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "queued input")
 
 _WEIGHTS, _GRADIENTS, _OPTIMIZER, _ACTIVATIONS, _QUEUED = range(len(PARTS))
 
-_F, _W, _B = (CODES[kind] for kind in (Kind.F, Kind.W, Kind.B))
+_F, _I, _W, _B = (CODES[kind] for kind in (Kind.F, Kind.I, Kind.W, Kind.B))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +154,11 @@ class _Events:
     rank: IntArray
 
 
-def _events(schedule: Schedule) -> _Events:
+def _events(schedule: Schedule, bytes: StageBytes | None) -> _Events:
     table = schedule.table
     if schedule.has_backward:
-        row = np.flatnonzero(np.isin(table.kind, (_F, _W, _B)))
+        frees = (_F, _W, _B) if bytes is None or bytes.until_weight_grad is None else (_F, _I, _W, _B)
+        row = np.flatnonzero(np.isin(table.kind, frees))
         is_forward = table.kind[row] == _F
     else:  # nothing is kept: each forward is taken in and let go
         row = np.repeat(np.arange(table.num_rows), 2)
@@ -206,8 +208,13 @@ def _activations(schedule: Schedule, events: _Events, bytes: StageBytes | None) 
     """Shape (events,): what micro-batches in flight hold after each event."""
     change = np.where(events.is_forward, 1.0, -1.0)
     if bytes is not None:
-        model_stage = np.array(schedule.placement.model_stages)
-        change *= np.array(bytes.activations, dtype=np.float64)[model_stage[schedule.table.stage[events.row]]]
+        stage = np.array(schedule.placement.model_stages)[schedule.table.stage[events.row]]
+        kept = np.array(bytes.activations, dtype=np.float64)[stage]
+        change *= kept
+        if bytes.until_weight_grad is not None:
+            kind = schedule.table.kind[events.row]
+            for_weights = np.array(bytes.until_weight_grad, dtype=np.float64)[stage]
+            change = np.select([kind == _I, kind == _W], [for_weights - kept, -for_weights], change)
     total = np.cumsum(change)
     starts = np.searchsorted(events.rank, np.arange(schedule.num_ranks))
     held: FloatArray = total - np.append(0.0, total)[starts][events.rank]
@@ -224,7 +231,7 @@ def peaks(schedule: Schedule, bytes: StageBytes | None = None) -> FloatArray:
     Returns:
         Shape (ranks,): bytes or micro-batches (stage chunks, where a rank holds several stages).
     """
-    events = _events(schedule)
+    events = _events(schedule, bytes)
     held = _activations(schedule, events, bytes)
     starts = np.searchsorted(events.rank, np.arange(schedule.num_ranks + 1))
     busy = np.flatnonzero(np.diff(starts))
@@ -269,7 +276,7 @@ class _Timeline:
 
 def _timelines(trace: Trace, bytes: StageBytes | None) -> list[_Timeline]:
     schedule = trace.schedule
-    events = _events(schedule)
+    events = _events(schedule, bytes)
     held = _activations(schedule, events, bytes)
     cell = schedule.table.cell[events.row]
     time = np.where(events.is_forward, trace.start[cell], trace.end[cell])

@@ -101,6 +101,9 @@ def _mean(some: Costs, others: Costs, share: float) -> Costs:
             held,
             activations=between(held.activations, others.bytes.activations),
             outputs=between(held.outputs, others.bytes.outputs),
+            until_weight_grad=None
+            if held.until_weight_grad is None or others.bytes.until_weight_grad is None
+            else between(held.until_weight_grad, others.bytes.until_weight_grad),
         )
     seconds: dict[str, Any] = {
         name: between(getattr(some, name), getattr(others, name))

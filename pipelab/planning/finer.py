@@ -43,6 +43,7 @@ def cut_evenly(costs: Costs, parts: int, slices: int = 1) -> Costs:
             "activations": shared(held.activations, parts * slices),
             "outputs": tuple(x / slices for x in held.outputs for _ in range(parts)),
             "optimizer": shared(held.optimizer, parts),
+            "until_weight_grad": shared(held.until_weight_grad, parts * slices),
         }
         held = StageBytes(**amounts)
     return replace(costs, **seconds, bytes=held)

@@ -140,6 +140,11 @@ class StepContext:
         if self._in_flight > 1:
             self.kept_values.check_inside()
 
+    def note_left(self, stage: int, left: WeightGradients) -> None:
+        """Counts what one backward has left to W."""
+        if self.learning:
+            self._cut_model.kept.count_left(stage, left.tensors(), self.parameters)
+
     def check_finished(self, microbatch: MicroBatch) -> None:
         """Refuses cuts that the first micro-batch never came to; no backward has run yet.
 

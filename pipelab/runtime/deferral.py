@@ -99,6 +99,10 @@ class WeightGradients:
                     self.computed[id(bias)] = bias
                     accumulate(bias, operation.bias_gradient(gy))
 
+    def tensors(self) -> list[Tensor]:
+        """What waits keeps: the inputs of the operations and the gradients of their outputs."""
+        return [tensor for _, _, _, x, gy in self._waiting for tensor in (x, gy)]
+
     def clear(self) -> None:
         """Forgets what waits, after a step that failed."""
         self._waiting.clear()

@@ -91,6 +91,7 @@ class KeptBytes:
     def __init__(self, num_stages: int) -> None:
         self._saved: list[dict[Key, int]] = [{} for _ in range(num_stages)]
         self._sent: list[dict[Key, int]] = [{} for _ in range(num_stages)]
+        self._left: list[int | None] = [None] * num_stages  # by a split backward to the weight gradients
         self._senders: dict[int, int] = {}  # the storage of a received copy: that of what was sent
         self.known = False
 
@@ -116,17 +117,38 @@ class KeptBytes:
         self._saved, self._sent = saved, sent
         self.known = True
 
+    def count_left(self, stage: int, tensors: Iterable[Tensor], parameters: Parameters) -> None:
+        """Counts what a split backward has left to the action W, once for each stage.
+
+        Args:
+            stage: whose.
+            tensors: what is kept.
+            parameters: whose storages are left out.
+        """
+        if self._left[stage] is None:
+            counted: dict[Key, int] = {}
+            left_out = parameters.storages()
+            for tensor in tensors:
+                _charge(counted, tensor, left_out)
+            self._left[stage] = sum(counted.values())
+
     def stage_bytes(self, parameters: list[int]) -> StageBytes:
         """The counts per stage. A stage holds what it sent, too, until its backward.
 
         Args:
             parameters: bytes of each stage's own parameters.
         """
-        activations = [{**s, **k} for s, k in zip(self._sent, self._saved, strict=True)]
+        activations = [sum({**s, **k}.values()) for s, k in zip(self._sent, self._saved, strict=True)]
+        is_split = any(left is not None for left in self._left)
         return StageBytes(
             parameters=tuple(parameters),
-            activations=tuple(sum(counted.values()) for counted in activations),
+            activations=tuple(activations),
             outputs=tuple(sum(counted.values()) for counted in self._sent),
+            until_weight_grad=tuple(
+                kept if left is None else left for kept, left in zip(activations, self._left, strict=True)
+            )
+            if is_split
+            else None,
         )
 
     def mergeable_bytes(self, parameters: list[int]) -> StageBytes:

@@ -106,7 +106,9 @@ class SuspendedStages:
         It is an ordinary backward of the whole graph, which dies with it.
         """
         run, stage = self.microbatches[microbatch], stage % self._num_stages
-        self._backward(run, stage, run.context.weight_gradients[stage, microbatch])
+        left = run.context.weight_gradients[stage, microbatch]
+        self._backward(run, stage, left)
+        run.context.note_left(stage, left)
 
     def backward_weight(self, stage: int, microbatch: int) -> None:
         """The gradients of the weights that `backward_input` left, into `.grad`."""

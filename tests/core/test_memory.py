@@ -45,6 +45,24 @@ def test_a_split_backward_keeps_them_until_the_weight_gradient():
     assert steps(curve) == [(0, 0), (0, 7), (3, 0)]
 
 
+def test_where_it_is_known_what_the_weights_need_i_lets_go_of_the_rest():
+    one = Schedule([["0F0", "0I0", "0W0"]])
+    (less,) = run(one, StageBytes((0,), (7,), (0,), until_weight_grad=(5,))).memory()
+    assert steps(less) == [(0, 0), (0, 7), (2, 5), (3, 0)]
+    (more,) = run(one, StageBytes((0,), (7,), (0,), until_weight_grad=(9,))).memory()
+    assert steps(more) == [(0, 0), (0, 7), (2, 9), (3, 0)] and more.peak == 9
+
+
+def test_a_whole_backward_beside_split_ones_lets_go_of_everything():
+    one = Schedule([["0F0", "0I0", "0F1", "0B1", "0W0"]])
+    held = StageBytes((0,), (7,), (0,), until_weight_grad=(5,))
+    (curve,) = run(one, held).memory()
+    assert steps(curve) == [(0, 0), (0, 7), (2, 5), (2, 12), (5, 5), (6, 0)]
+    assert peaks(one, held).tolist() == [12] and peaks(
+        one, replace(held, until_weight_grad=None)
+    ).tolist() == [14]
+
+
 def test_without_a_backward_there_are_no_gradients_and_nothing_is_kept():
     first, _ = run(schedule("forward-only", num_ranks=2, num_microbatches=2)).memory()
     assert steps(first) == [(0, 100), (0, 107), (1, 100), (1, 107), (2, 100)]

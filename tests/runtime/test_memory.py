@@ -145,3 +145,20 @@ def test_scripted_functions_and_functional_gradients_run_while_bytes_are_counted
             check = pp.check_gradients(pipe, x, y)
             assert check, str(check)
         assert min(pipe.step(x, y).trace.bytes.activations) > 0
+
+
+def test_what_a_split_backward_leaves_to_the_weights_is_counted():
+    model, x, y, loss_fn = mlp()  # linear layers with a GELU between them
+    schedule = pp.schedule("zb-h1", num_ranks=2, num_microbatches=4)
+    with pp.Pipeline(model, pp.Split(["3"]), schedule, loss_fn=loss_fn, devices=pp.virtual(2)) as pipe:
+        held = pipe.step(x, y).trace.bytes
+        again = pipe.step(x, y).trace.bytes
+    tensor = 2 * 6 * 8
+    # stage 0: Linear, GELU, Linear; stage 1: GELU, Linear, GELU, Linear. An input and a gradient for each Linear.
+    assert held.until_weight_grad == (4 * tensor, 4 * tensor) and again == held
+    assert held.activations[0] == 4 * tensor  # three inputs, and what is sent
+
+
+def test_without_a_split_backward_nothing_is_left_to_the_weights():
+    model, x, y, loss_fn = mlp()
+    assert kept(model, ["4"], x, y, loss_fn).until_weight_grad is None
