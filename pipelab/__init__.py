@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from pipelab.runtime.pipeline import Pipeline as Pipeline
     from pipelab.runtime.profiling import profile as profile
     from pipelab.runtime.step import Step as Step
+    from pipelab.runtime.train import train as train
+    from pipelab.runtime.training import Training as Training
     from pipelab.runtime.trees import replicate as replicate
     from pipelab.teaching import exercise as exercise
     from pipelab.widgets.lab import Lab as Lab
@@ -85,6 +87,7 @@ _HOMES = {
     "StageBytes": "pipelab.core.costs",
     "Step": "pipelab.runtime.step",
     "Trace": "pipelab.core.trace",
+    "Training": "pipelab.runtime.training",
     "balance": "pipelab.planning.balance",
     "check_gradients": "pipelab.runtime.check",
     "compare": "pipelab.core.comparison",
@@ -109,6 +112,7 @@ _HOMES = {
     "simulate_many": "pipelab.core.simulation",
     "sweep": "pipelab.planning.sweep",
     "tune_allocator": "pipelab.runtime.allocator",
+    "train": "pipelab.runtime.train",
     "virtual": "pipelab.core.plan",
 }
 """The module of each public name."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -16,7 +15,6 @@ from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import Cell, forwards_only, program
-from pipelab.runtime.parameters import homes
 from pipelab.runtime.rank_device import RankDevice
 from pipelab.runtime.twins import Twin
 
@@ -109,14 +107,9 @@ class Chains:
             twin.refresh()
 
     def _twin(self, chain: int) -> Twin:
-        first = self.cut_models[0]
-        guess, streams = homes(first.model, first.names), self._streams[chain]
-
-        def device(tensor: torch.Tensor) -> torch.device:
-            home = first.parameters.home(tensor)
-            return streams[guess[id(tensor)] if home is None else home].device
-
-        return Twin(first.model, device)
+        first, streams = self.cut_models[0], self._streams[chain]
+        homes = first.parameters.homes(first.model, first.names)
+        return Twin(first.model, lambda tensor: streams[homes[id(tensor)]].device)
 
 
 def check_statistics(model: nn.Module, schedule: Schedule) -> None:

@@ -29,7 +29,6 @@ class Parameters:
         self._tensors = [*model.parameters(), *model.buffers()]
         self._home: dict[int, int | None] = {id(tensor): None for tensor in self._tensors}
         self._replicas: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._users: dict[int, set[int]] = {}
         self._lock = threading.Lock()
 
     def home(self, tensor: Tensor) -> int | None:
@@ -70,13 +69,12 @@ class Parameters:
                 copy.requires_grad_(parameter.requires_grad)
                 self._replicas[key] = (parameter, copy)
                 self._home[id(copy)] = stage
-                self._users.setdefault(id(parameter), set()).add(stage)
             return self._replicas[key][1]
 
-    def users(self, parameter: Tensor) -> tuple[int, ...]:
-        """The stages that have used a parameter in this or an earlier step, its home first."""
-        home = self.home(parameter)
-        return () if home is None else (home, *sorted(self._users.get(id(parameter), ())))
+    def homes(self, model: nn.Module, cuts: Sequence[str]) -> dict[int, int]:
+        """The stage of each parameter and buffer, by identity; a guess for those that no stage has touched yet."""
+        known = {key: home for key, home in self._home.items() if home is not None}
+        return homes(model, cuts) | known
 
     def replicas(self) -> list[tuple[Tensor, int, Tensor]]:
         """The replicas of this step: of which parameter, on which stage, and the copy."""
@@ -117,8 +115,8 @@ def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
     gradient = gradient.to(parameter.device)
     if parameter.grad is None:
         parameter.grad = gradient
-    elif gradient.is_sparse and not parameter.grad.is_sparse:  # it does not take up a dense one
-        parameter.grad = parameter.grad + gradient
+    elif parameter.grad.is_sparse and not gradient.is_sparse:  # it does not take up a dense one
+        parameter.grad = gradient + parameter.grad
     else:
         parameter.grad.add_(gradient)
 

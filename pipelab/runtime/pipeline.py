@@ -316,7 +316,7 @@ class Pipeline:
         alone: bool = False,
     ) -> tuple[list[Result], Times]:
         """Runs micro-batches in their chains, or all of them on the user's model `alone`."""
-        in_flight, split = _most_in_flight(schedule), with_weight_gradients(schedule)
+        in_flight, split = most_in_flight(schedule), with_weight_gradients(schedule)
         cut_models = [self._cut] if alone else self._chains.cut_models
         contexts = [StepContext(cut_model, in_flight, split) for cut_model in cut_models]
         stages = SuspendedStages(contexts, calls, [0] * len(calls) if alone else self._chains.of_microbatch)
@@ -390,7 +390,7 @@ class Pipeline:
         )
 
 
-def _most_in_flight(schedule: Schedule) -> int:
+def most_in_flight(schedule: Schedule) -> int:
     """The most micro-batches whose forward has begun at stage 0 and whose backward there has not."""
     table = schedule.table
     kinds = table.kind[

@@ -8,7 +8,7 @@ from pipelab.core.actions import CODES, Action, Kind
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 
-__all__ = ["check_schedule", "check_step"]
+__all__ = ["check_schedule", "check_step", "check_updates"]
 
 
 def check_schedule(schedule: Schedule) -> None:
@@ -56,4 +56,22 @@ def check_step(schedule: Schedule) -> None:
         raise PipelabError(
             f"The schedule {schedule.name!r} holds {action}, an update of the weights. pipe.step() leaves the update "
             f"to you. {remedy}"
+        )
+
+
+def check_updates(schedule: Schedule) -> None:
+    """Refuses what has no updates in flight: the loop over its steps is the user's.
+
+    Raises:
+        PipelabError: says how it is trained.
+    """
+    if not (schedule.table.kind == CODES[Kind.U]).any():
+        raise PipelabError(
+            f"The schedule {schedule.name!r} is synchronous: it holds no updates (U). Train with a loop over the "
+            f"batches: optimizer.zero_grad(); pipe.step(x, y); optimizer.step()."
+        )
+    if schedule.placement.chains > 1:
+        raise PipelabError(
+            f"The schedule {schedule.name!r} updates the weights while {schedule.placement.chains} chains work on copies "
+            f"of them; pp.train runs one chain. It can be simulated: pp.simulate(schedule, costs)."
         )

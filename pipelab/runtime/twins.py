@@ -213,7 +213,7 @@ def _copied(model: nn.Module, device: Callable[[Tensor], torch.device] | None) -
         if isinstance(parameter, UninitializedParameter):
             raise PipelabError(f"The parameter {name!r} has no shape yet. Run the model once: model(inputs).")
         if device is None:
-            memo[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+            memo[id(parameter)] = nn.Parameter(parameter.data, parameter.requires_grad)  # its own version
         elif type(parameter) is nn.Parameter:  # made where it belongs, rather than copied and moved
             place = torch.empty_like(parameter, device=device(parameter), requires_grad=False)
             memo[id(parameter)] = nn.Parameter(place, parameter.requires_grad)

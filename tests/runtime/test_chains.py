@@ -13,7 +13,7 @@ import pipelab as pp
 from pipelab.runtime.twins import Twin
 from tests.runtime.models import ZOO, gpt, mlp, resnet
 
-NAMES = ["chimera"]
+NAMES = ["chimera", "dualpipe"]
 
 
 def schedule_for(name, num_ranks, num_microbatches):
