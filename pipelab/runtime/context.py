@@ -54,8 +54,6 @@ class StepContext:
             if torch.is_autocast_enabled(kind)
         ]
         self.kept_values = cut_model.kept_values
-        if in_flight > 1:
-            self.kept_values.look_inside(self.learning)
 
     # -- threads and devices ------------------------------------------------------------------------------------
 
@@ -73,7 +71,7 @@ class StepContext:
 
     def keeping_apart(self) -> contextlib.AbstractContextManager[None]:
         """Around a step: what forwards keep on modules is kept apart for each micro-batch."""
-        return self.kept_values.apart(self._in_flight)
+        return self.kept_values.apart(self._in_flight, self.learning)
 
     def activate(self, stage: int) -> None:
         self._cut_model.streams[stage].activate()
@@ -130,15 +128,6 @@ class StepContext:
         value.record_stream(sender)
 
     # -- checks while learning ----------------------------------------------------------------------------------
-
-    def check_kept_values(self) -> None:
-        """Refuses containers that the model fills in place across a cut.
-
-        Raises:
-            PipelabError: names the attributes.
-        """
-        if self._in_flight > 1:
-            self.kept_values.check_inside()
 
     def note_left(self, stage: int, left: WeightGradients) -> None:
         """Counts what one backward has left to W."""

@@ -16,9 +16,7 @@ what they are.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.held import MODULES_OWN, NOTHING, NUMBERS, Containers, has_graph, without_graph
 from pipelab.runtime.interception import current
-from pipelab.runtime.trees import map_tensors, tensors, unwrapped
 
 if TYPE_CHECKING:
     from pipelab.runtime.microbatch import MicroBatch
 
-_NONE = object()  # no value is known
 _DELETED = object()
-_MODULES_OWN = frozenset(vars(nn.Module()))  # training, _parameters, _forward_hooks, ...
-_NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_DEPTH, _ITEMS = 3, 1000  # how deep containers are looked into, and at how many of their items
 _OWNER = "pipelab micro-batch"
 
 
@@ -59,13 +53,13 @@ class _Slot:
     def clear(self) -> None:
         self.values: dict[int, Any] = {}
         self.readers: set[int] = set()
-        self.last: tuple[int, Any] = (-1, _NONE)
+        self.last: tuple[int, Any] = (-1, NOTHING)
 
     def before(self, index: int) -> Any:
         """What the nearest earlier micro-batch has left so far."""
         earlier = max((other for other in self.values if other < index), default=-1)
         last, value = self.last
-        return self.values[earlier] if earlier > last else value if last < index else _NONE
+        return self.values[earlier] if earlier > last else value if last < index else NOTHING
 
 
 class KeptValues:
@@ -76,12 +70,12 @@ class KeptValues:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._names = {module: name or "model" for name, module in model.named_modules()}
+        self._model = model
+        self._names: dict[nn.Module, str] = {}
         self._slots: dict[tuple[nn.Module, str], _Slot] = {}
         self._classes: dict[type, type | None] = {}
         self._swapped: dict[nn.Module, type] = {}
-        self._containers: list[tuple[nn.Module, str]] = []
-        self._inside: dict[str, dict[int, Tensor]] = {}
+        self._containers = Containers(model)
         self._mixing = False
         self._lock = threading.RLock()
 
@@ -93,13 +87,18 @@ class KeptValues:
     # -- around a step ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def apart(self, in_flight: int) -> Iterator[None]:
+    def apart(self, in_flight: int, learning: bool) -> Iterator[None]:
         """While a step runs: attributes are kept apart. Afterwards every module is of its own class again.
 
         Args:
             in_flight: the most micro-batches that are in flight at a time.
+            learning: whether the model is looked at anew.
         """
+        if learning:
+            self._names = {module: name or "model" for name, module in self._model.named_modules()}
         self._mixing = in_flight > 1
+        if self._mixing:
+            self._containers.look(learning)
         try:
             with _bindings:
                 for module, _ in list(self._slots):
@@ -111,6 +110,11 @@ class KeptValues:
                     object.__setattr__(module, "__class__", own)
             self._swapped = {}
 
+    def check(self) -> None:
+        """Refuses containers that were filled in place; see `Containers.check`."""
+        if self._mixing:
+            self._containers.check()
+
     def settle(self) -> None:
         """After a step that went well: each attribute holds what the last micro-batch left, without its graph."""
         for (module, name), slot in self._slots.items():
@@ -120,12 +124,12 @@ class KeptValues:
             if value is _DELETED:
                 if hasattr(module, name):
                     delattr(module, name)
-            elif value is not _NONE:
+            elif value is not NOTHING:
                 setattr(module, name, value)
 
     def clear(self) -> None:
         """Lets go of every value of the step."""
-        self._inside = {}
+        self._containers.clear()
         for slot in self._slots.values():
             slot.clear()
 
@@ -139,7 +143,7 @@ class KeptValues:
     def _end(self, slot: _Slot, index: int) -> None:
         value = slot.values.pop(index)
         if index > slot.last[0]:
-            slot.last = (index, _without_graph(value))
+            slot.last = (index, without_graph(value))
 
     # -- what a forward does ------------------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class KeptValues:
                 return False
         index = microbatch.index
         with self._lock:
-            if not isinstance(value, _NUMBERS) and value is not _DELETED:
+            if not isinstance(value, NUMBERS) and value is not _DELETED:
                 slot.only_numbers = slot.shared = False
             if slot.shared:
                 return False
@@ -169,20 +173,20 @@ class KeptValues:
         return True
 
     def read(self, microbatch: MicroBatch, module: nn.Module, name: str) -> Any:
-        """What `module.name` is for this micro-batch; `_NONE` where it is what the module itself has.
+        """What `module.name` is for this micro-batch; `NOTHING` where it is what the module itself has.
 
         Raises:
             PipelabError: an earlier micro-batch left a container with a graph, which this one may go on filling.
         """
         slot = self._slots.get((module, name))
         if slot is None or slot.shared:
-            return _NONE
+            return NOTHING
         index = microbatch.index
         with self._lock:
             if index in slot.values:
                 return slot.values[index]
             if current() is None:  # a backward's second forward, after the micro-batch has ended
-                return _NONE
+                return NOTHING
             value = slot.before(index)
             slot.readers.add(index)
             if slot.only_numbers:
@@ -190,24 +194,24 @@ class KeptValues:
                 slot.clear()
                 if value is _DELETED:
                     vars(module).pop(name, None)
-                elif value is not _NONE:
+                elif value is not NOTHING:
                     _set_attribute(module, name, value)
-                return _NONE
-        if not isinstance(value, (Tensor, tuple)) and _has_graph(value):
+                return NOTHING
+        if not isinstance(value, (Tensor, tuple)) and has_graph(value):
             self._refuse(module, name, index - 1, index)
-        return _without_graph(value)
+        return without_graph(value)
 
     def _refuse(self, module: nn.Module, name: str, writer: int, reader: int) -> None:
         raise PipelabError(
             f"Micro-batch {reader} reads {self._names[module]}.{name}, which the model keeps on itself, before it has "
-            f"set it, and so sees what micro-batch {writer} left there; but that one, still in flight, changes it again "
+            f"set it, and so sees what micro-batch {writer} left there; but that one is still in flight and changes it "
             f"later. Set it at the start of the forward, pass the value on as an argument, or use a schedule with one "
             f"micro-batch in flight."
         )
 
     def _is_state(self, module: nn.Module, name: str, value: Any) -> bool:
         """Whether an attribute is the model's own state, and not part of how modules are built."""
-        if module not in self._names or name in _MODULES_OWN or isinstance(value, (nn.Module, nn.Parameter)):
+        if module not in self._names or name in MODULES_OWN or isinstance(value, (nn.Module, nn.Parameter)):
             return False
         if name in module._parameters or name in module._modules:
             return False
@@ -248,57 +252,9 @@ class KeptValues:
             object.__setattr__(module, "__class__", made)
         return made is not None
 
-    # -- containers that are filled in place --------------------------------------------------------------------
-
-    def look_inside(self, learning: bool) -> None:
-        """Notes what lists, dicts and objects on the modules hold before a step.
-
-        Args:
-            learning: whether to look for such attributes on all modules; else those known are enough.
-        """
-        if learning:
-            self._containers = [
-                (module, attribute)
-                for module in self._names
-                for attribute, value in vars(module).items()
-                if attribute not in _MODULES_OWN and not isinstance(value, _NUMBERS)
-            ]
-        self._inside = self._held()
-
-    def check_inside(self) -> None:
-        """Refuses containers that a forward fills in place across a cut: the micro-batches in flight would mix.
-
-        Raises:
-            PipelabError: names the attributes.
-        """
-        filled = [
-            name
-            for name, held in self._held().items()
-            if any(key not in self._inside.get(name, {}) for key in held)
-        ]
-        if filled:
-            raise PipelabError(
-                f"The model fills a container on itself across a cut: {', '.join(filled[:3])}. The micro-batches in "
-                f"flight would mix in it. Bind a new one at the start of the forward (`self.x = []`), pass the values on "
-                f"as arguments, or use a schedule with one micro-batch in flight."
-            )
-
-    def _held(self) -> dict[str, dict[int, Tensor]]:
-        """By name, the tensors in containers, and the attributes that got a graph by being changed in place."""
-        found: dict[str, dict[int, Tensor]] = {}
-        seen: set[int] = set()
-        for module, attribute in self._containers:
-            held: list[Tensor] = []
-            _look(vars(module).get(attribute), _DEPTH, seen, held)
-            if isinstance(vars(module).get(attribute), Tensor):
-                held = [tensor for tensor in held if tensor.grad_fn is not None]
-            if held:
-                found[f"{self._names[module]}.{attribute}"] = {id(tensor): tensor for tensor in held}
-        return found
-
 
 class _Apart:
-    """The descriptor of an attribute that is kept apart. Outside a step, and elsewhere, it is as if it were not there."""
+    """The descriptor of an attribute that is kept apart. Outside a step it is as if it were not there."""
 
     def __init__(self, name: str, cls: type) -> None:
         self._name = name
@@ -308,12 +264,12 @@ class _Apart:
         if module is None:
             return getattr(super(self._cls, cls), self._name)  # type: ignore[arg-type]
         microbatch = _owner()
-        value = _NONE
+        value = NOTHING
         if microbatch is not None:
             value = microbatch.context.kept_values.read(microbatch, module, self._name)
         if value is _DELETED:
             raise AttributeError(f"{type(module).__name__!r} object has no attribute {self._name!r}")
-        if value is not _NONE:
+        if value is not NOTHING:
             return value
         own = vars(module)
         return own[self._name] if self._name in own else getattr(super(self._cls, module), self._name)
@@ -395,43 +351,3 @@ def _subclass(cls: type) -> type | None:
         return type(cls)(cls.__name__, (cls,), looks)
     except Exception:
         return None  # an __init_subclass__ or a metaclass of the user's that wants more
-
-
-def _without_graph(value: Any) -> Any:
-    """The value with every tensor detached; `_NONE` if tensors with a graph are where they cannot be reached."""
-    if not _has_graph(value):
-        return value
-    made = map_tensors(
-        lambda tensor: tensor.detach() if tensor.grad_fn is not None else tensor, value, unwrapped
-    )
-    return _NONE if _has_graph(made) else made
-
-
-def _has_graph(value: Any) -> bool:
-    if isinstance(value, _NUMBERS):
-        return False
-    if isinstance(value, Tensor):
-        return value.grad_fn is not None
-    found = tensors(value)
-    _look(value, _DEPTH, set(), found)
-    return any(tensor.grad_fn is not None for tensor in found)
-
-
-def _look(value: Any, depth: int, seen: set[int], found: list[Tensor]) -> None:
-    """Adds the tensors in a container or object; each container is looked into once."""
-    if isinstance(value, Tensor):
-        found.append(value)
-        return
-    if depth == 0 or isinstance(value, (nn.Module, type, *_NUMBERS)) or id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, dict):
-        inside: Any = reversed(list(value.values()))
-    elif isinstance(value, (list, tuple, deque)):
-        inside = reversed(value)
-    elif isinstance(value, (set, frozenset)):
-        inside = list(value)
-    else:
-        inside = list(getattr(value, "__dict__", {}).values())
-    for item in itertools.islice(inside, _ITEMS):  # what is added is at the end
-        _look(item, depth - 1, seen, found)

@@ -193,7 +193,8 @@ class MicroBatch:
     def park(self, stage: int) -> None:
         """Hands the rank back to its worker until F(stage) comes."""
         self._leave_stage(True)
-        self.context.check_kept_values()
+        if self.context.learning:
+            self.context.kept_values.check()
         self._in_checkpoint = self.context.in_checkpoint()
         self._pending = stage
         self._done.release()

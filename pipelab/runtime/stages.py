@@ -64,7 +64,7 @@ class SuspendedStages:
                 finally:
                     self._end()
             for context in self._contexts:
-                context.check_kept_values()
+                context.kept_values.check()
                 context.kept_values.settle()
                 if context.learning:
                     context.flow.learnt.add(context.grad)
