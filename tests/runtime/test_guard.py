@@ -80,39 +80,6 @@ def test_a_stage_that_a_microbatch_never_enters_runs_as_nothing(devices):
                 assert torch.allclose(p.grad, q.grad, rtol=1e-12)
 
 
-class Keeper(nn.Module):
-    """Keeps a value on itself between two stages."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, x):
-        self.kept = [self.a(x)]
-        return self.b(self.kept[0]) + self.kept[0]
-
-
-def test_a_value_kept_on_the_model_across_a_cut_is_refused_while_microbatches_would_mix():
-    model, x, y = Keeper().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
-    with (
-        pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe,
-        pytest.raises(pp.PipelabError, match=r"on itself across a cut: model\.kept"),
-    ):
-        pipe.step(x, y)
-
-
-def test_with_one_microbatch_in_flight_a_kept_value_is_fine():
-    model, x, y = Keeper().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
-    naive = pp.schedule("naive", num_ranks=2, num_microbatches=4)
-    with pp.Pipeline(model, pp.Split(["b"]), naive, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
-        pipe.step(
-            x, y
-        )  # the model keeps the last micro-batch's value, which is no reason to refuse the next step
-        model.zero_grad()
-        model.kept = None
-        assert pp.check_gradients(pipe, x, y)
-
-
 class Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b):
