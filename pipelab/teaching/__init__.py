@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pipelab.errors import one_of
-from pipelab.teaching import bubble, schedule_zoo, tour
+from pipelab.teaching import bubble, microbatch_size, predict_and_measure, schedule_zoo, tour
 from pipelab.teaching.exercise import Exercise, Mistake, Verdict
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "exercise"]
 
 EXERCISES: Mapping[str, Exercise] = MappingProxyType(
-    {each.name: each for each in (*tour.EXERCISES, *bubble.EXERCISES, *schedule_zoo.EXERCISES)}
+    {
+        each.name: each
+        for notebook in (tour, bubble, predict_and_measure, microbatch_size, schedule_zoo)
+        for each in notebook.EXERCISES
+    }
 )
 
 
