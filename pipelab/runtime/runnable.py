@@ -72,6 +72,6 @@ def check_updates(schedule: Schedule) -> None:
         )
     if schedule.placement.chains > 1:
         raise PipelabError(
-            f"The schedule {schedule.name!r} updates the weights while {schedule.placement.chains} chains work on copies "
-            f"of them; pp.train runs one chain. It can be simulated: pp.simulate(schedule, costs)."
+            f"The schedule {schedule.name!r} updates the weights while {schedule.placement.chains} chains work on "
+            f"copies of them; pp.train runs one chain. It can be simulated: pp.simulate(schedule, costs)."
         )

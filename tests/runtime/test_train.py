@@ -303,6 +303,16 @@ def test_a_synchronous_schedule_is_refused_with_its_loop():
         pp.train(pipe, batches_for(2), optimizer=SGD)
 
 
+def test_updates_in_two_chains_are_refused():
+    rows = ["0F0 3F1 3B1 0B0 0U0 3U1", "1F0 2F1 2B1 1B0 1U0 2U1"]
+    schedule = pp.Schedule([row.split() for row in rows], pp.Placement.bidirectional(2), name="both ways")
+    with (
+        pipeline(model_with(), schedule) as pipe,
+        pytest.raises(pp.PipelabError, match="while 2 chains work on"),
+    ):
+        pp.train(pipe, batches_for(1), optimizer=SGD)
+
+
 @pytest.mark.parametrize(
     ("batches", "error", "message"),
     [
