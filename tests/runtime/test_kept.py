@@ -212,11 +212,11 @@ def test_kept_values_die_with_their_micro_batchs_backward():
     model, (x, y) = Hidden(), data()
     alive, most = [], []
 
-    def count(module, args):
-        alive.append(weakref.ref(args[0]))
+    def count(module, args, output):
+        alive.append(weakref.ref(output))
         most.append(sum(reference() is not None for reference in alive))
 
-    model.b.register_forward_pre_hook(count)
+    model.a.register_forward_hook(count)
     with opened(model, m=8, cuts=("c",)) as pipe:
         for _ in range(2):
             pipe.step(x, y)
