@@ -121,12 +121,12 @@ def check_gradients(
     weights = weigh(batch, pipe.reduction, loss_weight)
     (whole,) = weigh(batch.whole(), pipe.reduction, loss_weight)
     reference = Reference(pipe, batch, weights)
-    parameters = reference.parameters()
-    versions = {name: parameter._version for name, parameter in parameters.items()}
-    with preserved(*reference.roots):
+    leaves = reference.leaves()
+    versions = {name: leaf._version for name, leaf in leaves.items()}
+    with preserved(*reference.roots, inputs=batch.wanting_gradients()):
         step = pipe.step(inputs, target, loss_weight=loss_weight)
-        ours = Outcome(step.loss, step.outputs, {name: p.grad for name, p in parameters.items()})
-        _refuse_changes(parameters, versions)
+        ours = Outcome(step.loss, step.outputs, {name: leaf.grad for name, leaf in leaves.items()})
+        _refuse_changes(leaves, versions)
     drawing = pipe._cut.randomness.drawing_stages
     if drawing or _mixes_samples(pipe.model):
         if drawing and not same_generator(pipe._cut.devices):
@@ -156,8 +156,8 @@ def _mixes_samples(model: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in model.modules())
 
 
-def _refuse_changes(parameters: dict[str, nn.Parameter], versions: dict[str, int]) -> None:
-    changed = [name for name, parameter in parameters.items() if parameter._version != versions[name]]
+def _refuse_changes(leaves: dict[str, Tensor], versions: dict[str, int]) -> None:
+    changed = [name for name, leaf in leaves.items() if leaf._version != versions[name]]
     if changed:
         raise PipelabError(
             f"The step changed the weights themselves, {changed[0]!r} for one, so its gradients cannot be compared "

@@ -105,6 +105,8 @@ class Batch:
                 f"{num_microbatches} micro-batches need at least {num_microbatches} samples, but the batch has {size}. "
                 f"Use a schedule with num_microbatches <= {size}, or a larger batch."
             )
+        if any(leaf.device.type == "meta" for leaf in [*tensors(tree), *marked_tensors(tree)]):
+            raise PipelabError("A tensor among inputs or target is on the meta device and has no values.")
         if num_microbatches > 1:
             _refuse_what_would_go_whole(tree, size)
         uncut = marked_tensors(tree) + [leaf for leaf in tensors(tree) if leaf.dim() == 0]
@@ -116,6 +118,12 @@ class Batch:
     @property
     def size(self) -> int:
         return sum(self.sizes)
+
+    def wanting_gradients(self) -> list[Tensor]:
+        """The inputs and targets whose gradient a step writes to."""
+        tree = (self.inputs.args, self.inputs.kwargs, self.target)
+        leaves = [*tensors(tree), *marked_tensors(tree)]
+        return list({id(leaf): leaf for leaf in leaves if leaf.requires_grad}.values())
 
     def whole(self) -> Batch:
         """The same batch as one micro-batch."""

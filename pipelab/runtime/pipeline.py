@@ -33,7 +33,7 @@ from pipelab.runtime.loss_weights import REDUCTIONS, LossWeight, Weight, weigh
 from pipelab.runtime.measured import Times, extra_steps, measured_trace, part_of
 from pipelab.runtime.not_finite import NotFinite, Search
 from pipelab.runtime.parameters import spread
-from pipelab.runtime.preserve import preserved
+from pipelab.runtime.preserve import WrittenGradients, preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule, check_step
@@ -229,9 +229,10 @@ class Pipeline:
             raise PipelabError(
                 "step() needs gradients, but they are switched off here. Use pipe.forward(inputs)."
             )
-        with self._step():
+        with self._step() as written:
             batch = Batch.cut(inputs, target, self.schedule.num_microbatches, self.batch_dims)
             weights = weigh(batch, self.reduction, loss_weight)
+            written.watch(batch.wanting_gradients())
             cuts = self._chains.ready()
             calls = [
                 loss_call(cut.model, self.loss_fn, batch, i, weight, cut.devices, scale, outputs)
@@ -243,7 +244,9 @@ class Pipeline:
             results, times = self._run(self.schedule, self._training, calls, part_of(progress, 0, turns))
             if slowed:
                 self._cautions.learn(self._cut.shared)
-            extra = [self._times_aside(calls, part_of(progress, turn, turns)) for turn in range(1, turns)]
+            extra = [
+                self._times_aside(batch, calls, part_of(progress, turn, turns)) for turn in range(1, turns)
+            ]
             losses = torch.stack([_loss(result).double().cpu() for result in results])
             total, dim = total_loss(results, weights), self.batch_dims.outputs
             joined = model_outputs.join([r.outputs for r in results], batch.sizes, dim) if outputs else None
@@ -297,13 +300,13 @@ class Pipeline:
     # -- how ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _step(self) -> Iterator[None]:
+    def _step(self) -> Iterator[WrittenGradients]:
         if self._closed:
             raise PipelabError("This pipeline is closed. Make a new one: pp.Pipeline(model, pipe.plan, ...).")
-        with self._guard.step(self.interrupt):
+        with self._guard.step(self.interrupt) as written:
             self._interrupted = False
             self._fingerprint.check(self.model)
-            yield
+            yield written
             if self._interrupted:
                 raise KeyboardInterrupt
 
@@ -354,10 +357,10 @@ class Pipeline:
             [cell for cell in cells if cell.rank == rank] for rank in sorted({cell.rank for cell in cells})
         ]
 
-    def _times_aside(self, calls: list[Call], progress: Progress | None) -> Times:
+    def _times_aside(self, batch: Batch, calls: list[Call], progress: Progress | None) -> Times:
         """One more step for the sake of its times: gradients, buffers and random state are put back."""
         seed, leaks = self._cut.randomness.seed, self._leaks
-        with preserved(self.model, *loss_modules(self.loss_fn)):
+        with preserved(self.model, *loss_modules(self.loss_fn), inputs=batch.wanting_gradients()):
             _, times = self._run(self.schedule, self._training, calls, progress)
         self._cut.randomness.seed, self._leaks = seed, leaks
         return times

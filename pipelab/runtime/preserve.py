@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ _STRUCTURE = ("_parameters", "_modules")
 
 
 @contextlib.contextmanager
-def preserved(*modules: nn.Module) -> Iterator[None]:
+def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
     """Inside, the modules start without gradients; afterwards `.grad`, buffers and random state are as before.
 
     So are the attributes of each module (counters, caches), as far as they were set and not changed in place, and
@@ -20,6 +20,7 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
 
     Args:
         modules: other parameters keep their values only if the code inside does not change them.
+        inputs: tensors whose `.grad` is put back as well.
 
     Example:
         >>> import torch
@@ -32,20 +33,20 @@ def preserved(*modules: nn.Module) -> Iterator[None]:
     """
     parameters = [parameter for module in modules for parameter in module.parameters()]
     owners = [module for root in modules for module in root.modules()]
-    gradients = [(parameter, parameter.grad) for parameter in parameters]
+    gradients = [(tensor, tensor.grad) for tensor in (*parameters, *inputs)]
     before = [(vars(owner), dict(vars(owner)), dict(owner._buffers)) for owner in owners]
     hooked = [p for p in parameters if getattr(p, "_post_accumulate_grad_hooks", None)]
     buffers = [buffer for module in modules for buffer in module.buffers()]
     values = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *hooked)]
     cpu_state = torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    for parameter in parameters:
-        parameter.grad = None
+    for tensor, _ in gradients:
+        tensor.grad = None
     try:
         yield
     finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        for tensor, gradient in gradients:
+            tensor.grad = gradient
         for attributes, then, its_buffers in before:
             _put_back(attributes, then)
             attributes["_buffers"].clear()  # a buffer may have been replaced or added, not only written to
@@ -74,10 +75,14 @@ class WrittenGradients:
     """
 
     def __init__(self, *modules: nn.Module) -> None:
-        self._before: list[tuple[Tensor, Tensor | None, int]] = [
-            (parameter, parameter.grad, parameter.grad._version if parameter.grad is not None else 0)
-            for module in modules
-            for parameter in module.parameters()
+        self._before: list[tuple[Tensor, Tensor | None, int]] = []
+        self.watch(parameter for module in modules for parameter in module.parameters())
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """Watches the gradients of these too."""
+        self._before += [
+            (tensor, tensor.grad, tensor.grad._version if tensor.grad is not None else 0)
+            for tensor in tensors
         ]
 
     def clear(self) -> int:

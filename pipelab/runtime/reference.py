@@ -26,7 +26,7 @@ class Outcome:
     Attributes:
         loss: of the whole batch.
         outputs: of the whole batch, put together.
-        gradients: of each parameter of the model and of the loss by name; None where there is none.
+        gradients: of each parameter of the model and of the loss by name, and of inputs; None where there is none.
     """
 
     loss: Tensor
@@ -52,9 +52,9 @@ class Reference:
         self._device = pipe._cut.devices[-1]  # where the loss's own parameters are
         self.roots = [pipe.model, *loss_modules(pipe.loss_fn)]
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters of the model by name, and those that only the loss has."""
-        named = dict(self._pipe.model.named_parameters())
+    def leaves(self) -> dict[str, Tensor]:
+        """What has gradients: the parameters of the model by name, those that only the loss has, and inputs."""
+        named: dict[str, Tensor] = dict(self._pipe.model.named_parameters())
         known = set(map(id, named.values()))
         for number, module in enumerate(self.roots[1:]):
             prefix = "loss_fn" if number == 0 else f"loss_fn ({number})"
@@ -62,6 +62,9 @@ class Reference:
                 if id(parameter) not in known:
                     known.add(id(parameter))
                     named[name] = parameter
+        for number, leaf in enumerate(self._batch.wanting_gradients()):
+            if id(leaf) not in known:
+                named[f"input {number}"] = leaf
         return named
 
     def whole(self, weight: Weight) -> Outcome:
@@ -97,11 +100,14 @@ class Reference:
         return result
 
     def _gradients(self) -> dict[str, Tensor | None]:
-        return {name: parameter.grad for name, parameter in self.parameters().items()}
+        return {name: leaf.grad for name, leaf in self.leaves().items()}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with preserved(*self.roots), _gathered(self.roots, self._device):
+        with (
+            preserved(*self.roots, inputs=self._batch.wanting_gradients()),
+            _gathered(self.roots, self._device),
+        ):
             yield
 
     @contextmanager

@@ -137,3 +137,29 @@ def test_profile_and_layers_take_the_same_inputs():
         progress=False,
     )
     assert found.batch_size == 4 and found.layers == ("first", "second")
+
+
+@pytest.mark.parametrize("devices", [CPUS, pp.virtual(2)])
+def test_the_gradient_of_an_input_is_that_of_one_step_and_none_after_a_failure(devices):
+    model, x, y = masked()
+    table, mask = torch.zeros(4).double().requires_grad_(), torch.ones(6, 4).double()
+    x.requires_grad_()
+    whole = torch.autograd.grad(F.mse_loss(model(x, table, mask), y), (x, table))
+    fail = []
+
+    def loss_fn(output, target):
+        if fail and len(fail) == 3:
+            raise RuntimeError("planned")
+        fail.append(1) if fail else None
+        return F.mse_loss(output, target)
+
+    with pp.Pipeline(model, pp.Split(["b"]), one_f_one_b(3), loss_fn=loss_fn, devices=devices) as pipe:
+        for _ in range(2):  # on virtual devices the second repeats itself for its times
+            x.grad = table.grad = None
+            pipe.step(pp.Args(x, pp.replicate(table), mask), y)
+            assert torch.allclose(x.grad, whole[0], rtol=1e-12)
+            assert torch.allclose(table.grad, whole[1], rtol=1e-12)
+        fail.append(1)
+        with pytest.raises(RuntimeError, match="planned"):
+            pipe.step(pp.Args(x, pp.replicate(table), mask), y)
+    assert x.grad is None and table.grad is None

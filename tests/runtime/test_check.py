@@ -382,3 +382,12 @@ def test_dropout_on_a_gpu_and_the_cpu_has_no_plain_run_to_compare_with():
         pytest.raises(pp.PipelabError, match=r"model\.eval\(\)"),
     ):
         pp.check_gradients(pipe, x, y)
+
+
+def test_gradients_of_inputs_are_compared_and_put_back():
+    model, x, y, loss_fn = mlp()
+    x.requires_grad_()
+    x.grad = torch.full_like(x, 5.0)
+    result = checked(model, x, y, loss_fn)
+    assert result and "input 0" in [d.name for d in result.differences]
+    assert torch.equal(x.grad, torch.full_like(x, 5.0))

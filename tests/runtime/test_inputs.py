@@ -226,6 +226,7 @@ class Opaque:
         (nn.utils.rnn.pack_sequence([torch.ones(2)] * 4), "PackedSequence holds tensors"),
         (Opaque(), "Opaque holds tensors"),
         (torch.eye(4).to_sparse(), "sparse_coo and cannot be cut"),
+        (torch.ones(4, device="meta"), "on the meta device"),
         (torch.nested.nested_tensor([torch.ones(2)] * 4, layout=torch.jagged), "nested and cannot be cut"),
     ],
 )
