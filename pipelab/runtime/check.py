@@ -30,6 +30,11 @@ _TOLERANCES = {
     torch.complex64: (1e-3, 1e-5),
 }
 _WHOLE = "the whole model on the whole batch"
+_EQUAL_TO_ACCUMULATION = (
+    "The pipeline does equal plain gradient accumulation over the same micro-batches: the losses of the micro-batches "
+    "do not make up the loss of the whole batch (see reduction and loss_weight), or a sample's output depends on the "
+    "other samples."
+)
 
 
 @dataclass(frozen=True)
@@ -128,27 +133,21 @@ def check_gradients(
         ours = Outcome(step.loss, step.outputs, {name: leaf.grad for name, leaf in leaves.items()})
         _refuse_changes(leaves, versions)
     drawing = pipe._cut.randomness.drawing_stages
-    if drawing or _mixes_samples(pipe.model):
-        if drawing and not same_generator(pipe._cut.devices):
-            raise PipelabError(
-                "Dropout draws other numbers on a GPU than on the CPU, and the stages lie on both, so no plain run is "
-                "the same. Check with model.eval(), or with all stages on one kind of device."
-            )
-        why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
-        theirs = reference.accumulated()
-        at_once, weighed = reference.losses_in_evaluation(whole)
-        weighing = [_compare("loss of the whole batch (reduction or loss_weight)", weighed, at_once)]
-        return _verdict(
-            ours, theirs, f"plain gradient accumulation of the whole model ({why})", None, weighing
+    if drawing and not same_generator(pipe._cut.devices):
+        raise PipelabError(
+            "Dropout draws other numbers on a GPU than on the CPU, and the stages lie on both, so no plain run is the "
+            "same. Check with model.eval(), or with all stages on one kind of device."
         )
+    if drawing or _mixes_samples(pipe.model):
+        why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
+        name = f"plain gradient accumulation of the whole model ({why})"
+        weighing = _compare(
+            "loss of the whole batch (reduction or loss_weight)", *reference.losses_in_evaluation(whole)
+        )
+        return _verdict(ours, reference.accumulated(), name, None, [weighing])
     result = _verdict(ours, reference.whole(whole), _WHOLE, batch)
     if not result and _verdict(ours, reference.accumulated(), "", None):
-        note = (
-            "The pipeline does equal plain gradient accumulation over the same micro-batches: the losses of the "
-            "micro-batches do not make up the loss of the whole batch (see reduction and loss_weight), or a sample's "
-            "output depends on the other samples."
-        )
-        return dataclasses.replace(result, notes=(*result.notes, note))
+        return dataclasses.replace(result, notes=(*result.notes, _EQUAL_TO_ACCUMULATION))
     return result
 
 

@@ -84,11 +84,11 @@ class Reference:
             return Outcome(total_loss(results, self._weights), outputs, self._gradients())
 
     def losses_in_evaluation(self, whole: Weight) -> tuple[Tensor, Tensor]:
-        """The loss of the whole batch, and the same from the micro-batches' weighed losses, without dropout."""
+        """The loss from the micro-batches' weighed losses, and from the whole batch, without dropout."""
         with self._alone(), _evaluating(self._pipe.model), torch.no_grad():
             at_once = total_loss([self._call(self._batch.whole(), 0, whole)], [whole])
             results = [self._call(self._batch, i, weight) for i, weight in enumerate(self._weights)]
-            return at_once, total_loss(results, self._weights)
+            return total_loss(results, self._weights), at_once
 
     def _call(self, batch: Batch, index: int, weight: Weight) -> Result:
         pipe = self._pipe

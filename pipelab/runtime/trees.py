@@ -76,10 +76,10 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any, marked: Callable[[
                 object.__setattr__(made, name, walk(getattr(value, name)))
             return made
         if isinstance(value, (dict, UserDict)):
-            made = copy.copy(value)
+            items = copy.copy(value)
             for key, item in value.items():
-                made[key] = walk(item)
-            return made
+                items[key] = walk(item)
+            return items
         return value
 
     return tree_map(leaf, tree, is_leaf=lambda value: isinstance(value, PackedSequence))

@@ -10,44 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pipelab as pp
+from tests.runtime.loops import NAMES, batches, equal, grads, pipeline, same
 from tests.runtime.models import gpt, mlp, resnet
 
-TWO = {"1f1b": {}, "zb-h1": {}}
-FOUR = {"interleaved-1f1b": {"stages_per_rank": 2}}
 
-
-@pytest.fixture(params=[*TWO, *FOUR])
+@pytest.fixture(params=NAMES)
 def name(request):
     return request.param
-
-
-def pipeline(model, name, loss_fn, m=4, cuts=("2", "4", "6"), devices=("cpu", "cpu"), **options):
-    """Two ranks, with one stage each or two."""
-    schedule = pp.schedule(name, num_ranks=2, num_microbatches=m, **(TWO | FOUR)[name])
-    cuts = cuts if name in FOUR else cuts[1:2]
-    return pp.Pipeline(
-        model, pp.Split(list(cuts)), schedule, loss_fn=loss_fn, devices=list(devices), **options
-    )
-
-
-def batches(count, like, size=None):
-    generator = torch.Generator().manual_seed(5)
-    shape = (size or len(like), *like.shape[1:])
-    return [torch.randn(shape, generator=generator, dtype=like.dtype) for _ in range(count)]
-
-
-def same(model, other, rtol=1e-9, atol=1e-12):
-    pairs = zip(model.state_dict().items(), other.state_dict().values(), strict=True)
-    return all(torch.allclose(a.cpu(), b.cpu(), rtol=rtol, atol=atol) for (_, a), b in pairs)
-
-
-def equal(model, other):
-    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-def grads(model):
-    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
 # -- optimizers, schedulers, clipping, accumulation --------------------------------------------------------------
@@ -138,83 +107,6 @@ def test_the_model_trains_on_without_the_pipeline(name):
         loss_fn(chosen(x), y).backward()
         optimizer.step()
     assert same(model, plain)
-
-
-# -- mixed precision --------------------------------------------------------------------------------------------
-
-
-def test_a_scale_leaves_the_gradients_of_earlier_steps_as_they_were(name):
-    model, x, y, loss_fn = mlp()
-    first, second = batches(2, x)
-    with pipeline(model, name, loss_fn) as pipe:
-        pipe.step(first, y)
-        one = grads(model)
-        model.zero_grad()
-        pipe.step(second, y)
-        two = grads(model)
-        model.zero_grad()
-        pipe.step(first, y)
-        step = pipe.step(second, y, scale=lambda loss: loss * 1024)
-    for p, a, b in zip(model.parameters(), one, two, strict=True):
-        assert torch.allclose(p.grad, a + 1024 * b, rtol=1e-12)
-    assert torch.allclose(step.loss, loss_fn(model(second), y).detach(), rtol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_grad_scaler_trains_under_autocast_and_follows_the_whole_model(name, dtype):
-    model, x, y, loss_fn = mlp()
-    model.float()
-    plain = copy.deepcopy(model)
-    x, y = x.float(), y.float()
-
-    def loop(model, run):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
-        scales = []
-        for batch in batches(5, x):
-            optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=dtype):
-                run(batch, scaler)
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-            scaler.step(optimizer)
-            scaler.update()
-            scales.append(scaler.get_scale())
-        return scales
-
-    with pipeline(model, name, loss_fn) as pipe:
-        mine = loop(model, lambda batch, scaler: pipe.step(batch, y, scale=scaler.scale))
-    theirs = loop(plain, lambda batch, scaler: scaler.scale(loss_fn(plain(batch), y)).backward())
-    assert mine == theirs == [1024.0, 2048.0, 2048.0, 4096.0, 4096.0]
-    assert same(model, plain, rtol=2e-2, atol=2e-3)
-
-
-def test_a_scale_too_large_for_half_precision_skips_the_update(name):
-    model, x, y, loss_fn = mlp()
-    model.float()
-    before = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    with pipeline(model, name, loss_fn) as pipe:
-        with torch.autocast("cpu", dtype=torch.float16):
-            step = pipe.step(x.float(), y.float(), scale=scaler.scale)
-        scaler.step(optimizer)
-        scaler.update()
-    assert equal(model, before) and scaler.get_scale() == 2.0**59
-    assert step.loss.isfinite() and step.not_finite is None
-
-
-def test_a_model_in_half_precision_trains(name):
-    model, x, y, loss_fn = mlp()
-    model.bfloat16()
-    with pipeline(model, name, loss_fn) as pipe:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        losses = []
-        for _ in range(5):
-            losses.append(float(pipe.step(x.bfloat16(), y.bfloat16()).loss))
-            optimizer.step()
-            optimizer.zero_grad()
-        assert losses[-1] < losses[0] and model[0].weight.dtype == torch.bfloat16
 
 
 # -- data -------------------------------------------------------------------------------------------------------
@@ -388,23 +280,6 @@ def test_an_optimizer_whose_state_is_moved_by_the_documented_line_follows_the_wh
                 theirs.zero_grad()
         assert same(model, plain), devices
         assert {p.device.type for p in model.parameters()} == {device.split(":")[0] for device in devices}
-
-
-@pytest.mark.gpu
-def test_a_grad_scaler_trains_half_precision_on_a_gpu(name):
-    model, x, y, loss_fn = mlp()
-    model.float()
-    x, y = x.float().cuda(), y.float().cuda()
-    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cuda")
-    losses = []
-    with pipeline(model, name, loss_fn, devices=["cuda:0", "cuda:0"]) as pipe:
-        for _ in range(10):
-            with torch.autocast("cuda", dtype=torch.float16):
-                losses.append(float(pipe.step(x, y, scale=scaler.scale).loss))
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-    assert losses[-1] < losses[0]
 
 
 @pytest.mark.gpu
