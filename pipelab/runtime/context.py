@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,9 @@ class StepContext:
         cut_model: the model and what is known about it.
         in_flight: the most micro-batches whose forward has begun and whose backward has not ended.
         split: the (stage, micro-batch) pairs whose weight gradients have an action of their own.
+
+    Attributes:
+        entered: while learning, the stages that any micro-batch has entered.
     """
 
     def __init__(
@@ -54,6 +57,10 @@ class StepContext:
             if torch.is_autocast_enabled(kind)
         ]
         self.kept_values = cut_model.kept_values
+        self.names = cut_model.names
+        self.entered: set[int] = set()
+        self._most_entered = 0
+        self._noting = threading.Lock()
 
     # -- threads and devices ------------------------------------------------------------------------------------
 
@@ -135,28 +142,42 @@ class StepContext:
             self._cut_model.kept.count_left(stage, left.tensors(), self.parameters)
 
     def check_finished(self, microbatch: MicroBatch) -> None:
-        """Refuses cuts that the first micro-batch never came to; no backward has run yet.
+        """Notes where a micro-batch came to, and refuses cuts that are out of order.
 
         Raises:
-            PipelabError: names the cut and says whether it is out of order or never called.
+            PipelabError: gives the order in which the model calls them.
         """
-        if not self.learning or microbatch.index != 0:
+        if not self.learning:
             return
-        names = self._cut_model.names
-        for stage, name in enumerate(names, start=1):
-            if stage in microbatch.stages:
-                continue
-            if stage in microbatch.passed:
-                order = ", ".join(repr(names[s - 1]) for s in microbatch.passed)
-                raise PipelabError(
-                    f"The cuts are not in the order in which the model calls them: it calls {order}. "
-                    f"Write Split([{order}])."
-                )
+        if any(stage not in microbatch.stages for stage in microbatch.passed):
+            order = ", ".join(repr(self._cut_model.names[stage - 1]) for stage in microbatch.passed)
             raise PipelabError(
-                f"A stage begins at {name!r}, but the model's forward never calls that module (nothing came to it in "
-                f"the first micro-batch). Cut at a module that is called: pp.layers(model, inputs) lists them."
+                f"The cuts are not in the order in which the model calls them: it calls {order}. "
+                f"Write Split([{order}])."
             )
-        if self.grad:
-            self._cut_model.kept.count(microbatch, self.parameters)
-            self._cut_model.shared = self.parameters.shared()
-            self._cut_model.crossings = crossings(microbatch, self.parameters, self._cut_model.devices)
+        with self._noting:
+            most = len(microbatch.stages) > self._most_entered
+            if most:
+                self._most_entered = len(microbatch.stages)
+            self.entered.update(microbatch.stages)
+            if self.grad and most:
+                self._cut_model.kept.count(microbatch, self.parameters)
+                self._cut_model.shared = self.parameters.shared()
+                self._cut_model.crossings = crossings(microbatch, self.parameters, self._cut_model.devices)
+
+
+def check_entered(contexts: Sequence[StepContext]) -> None:
+    """Refuses cuts that no micro-batch of a step came to. A branch that only some take may hold a stage.
+
+    Raises:
+        PipelabError: names the first of them.
+    """
+    if not (contexts[0].learning and contexts[0].grad):
+        return
+    entered = set().union(*(context.entered for context in contexts))
+    for stage, name in enumerate(contexts[0].names, start=1):
+        if stage not in entered:
+            raise PipelabError(
+                f"A stage begins at {name!r}, but the model's forward never calls that module (no micro-batch came to "
+                f"it). Cut at a module that is called: pp.layers(model, inputs) lists them."
+            )

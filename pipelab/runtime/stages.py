@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from pipelab.runtime.context import StepContext
+from pipelab.runtime.context import StepContext, check_entered
 from pipelab.runtime.deferral import WeightGradients, split_functions
 from pipelab.runtime.guard import leaks
 from pipelab.runtime.interception import cancel_at_next_call, hooks
@@ -63,6 +63,7 @@ class SuspendedStages:
                     yield
                 finally:
                     self._end()
+            check_entered(self._contexts)
             for context in self._contexts:
                 context.kept_values.check()
                 context.kept_values.settle()

@@ -316,14 +316,13 @@ class Unused(nn.Module):
 
 
 @pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
-def test_a_cut_at_a_module_that_is_never_called_is_refused_before_any_gradient(devices):
+def test_a_cut_at_a_module_that_is_never_called_is_refused_and_leaves_no_gradient(devices):
     model, x, y = Unused().double(), *mlp()[1:3]
-    with make(model, ("unused",), devices=devices) as pipe:
-        with pytest.raises(
-            pp.PipelabError, match=r"begins at 'unused', but the model's forward never calls"
-        ) as caught:
-            pipe.step(x, y)
-        assert "are now None" not in "".join(caught.value.__notes__)
+    with (
+        make(model, ("unused",), devices=devices) as pipe,
+        pytest.raises(pp.PipelabError, match=r"begins at 'unused', but the model's forward never calls"),
+    ):
+        pipe.step(x, y)
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -80,6 +80,81 @@ def test_a_stage_that_a_microbatch_never_enters_runs_as_nothing(devices):
                 assert torch.allclose(p.grad, q.grad, rtol=1e-12)
 
 
+class LateBranch(nn.Module):
+    """Which of its two middle modules it calls, and in which order, the data say."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.left, self.right, self.b = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        first = self.a(x)
+        which = int(x[0, 0])
+        middle = [self.left, self.right] if which >= 2 else [self.right if which else self.left]
+        second = first
+        for module in reversed(middle) if which == 3 else middle:
+            second = torch.tanh(module(second))
+        return self.b(second) + first
+
+
+def late_branch(*which):
+    torch.manual_seed(0)
+    x = torch.randn(2 * len(which), 4).double()
+    x[:, 0] = torch.tensor(which).repeat_interleave(2)
+    schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=len(which))
+    return LateBranch().double(), x, torch.randn_like(x), schedule
+
+
+@pytest.mark.parametrize("devices", [["cpu"] * 4, pp.virtual(4)], ids=["threads", "virtual"])
+@pytest.mark.parametrize("which", [(0, 1, 0, 1, 2), (0, 0, 0, 1, 1), (1, 0, 2, 0, 1)])
+def test_a_cut_that_only_later_micro_batches_come_to_works(which, devices):
+    model, x, y, schedule = late_branch(*which)
+    whole = copy.deepcopy(model)
+    for part, goal in zip(x.split(2), y.split(2), strict=True):
+        (F.mse_loss(whole(part), goal) / 5).backward()
+    split = pp.Split(["left", "right", "b"])
+    with pp.Pipeline(model, split, schedule, loss_fn=F.mse_loss, devices=devices) as pipe:
+        for _ in range(3):
+            model.zero_grad()
+            pipe.step(x, y)
+            for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+                assert torch.allclose(p.grad, q.grad, rtol=1e-12)
+
+
+def test_a_cut_that_no_micro_batch_comes_to_is_refused_and_gradients_are_cleared():
+    model, x, y, schedule = late_branch(0, 0, 0, 0)
+    with pp.Pipeline(
+        model, pp.Split(["left", "right", "b"]), schedule, loss_fn=F.mse_loss, devices=["cpu"] * 4
+    ) as pipe:
+        for _ in range(2):
+            with pytest.raises(pp.PipelabError, match=r"begins at 'right', .*\(no micro-batch came to it\)"):
+                pipe.step(x, y)
+            assert all(p.grad is None for p in model.parameters())
+        x[-1, 0] = x[-2, 0] = 1
+        assert pipe.step(x, y).loss.isfinite()
+
+
+def test_in_evaluation_no_micro_batch_needs_to_come_to_a_cut():
+    model, x, _, schedule = late_branch(0, 1, 0, 1)
+    with pp.Pipeline(
+        model, pp.Split(["left", "right", "b"]), schedule, loss_fn=F.mse_loss, devices=["cpu"] * 4
+    ) as pipe:
+        x[:, 0] = 0
+        assert torch.allclose(pipe.forward(x), model(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("which", [(3, 0, 0, 0), (0, 1, 3, 0)])
+def test_cuts_that_any_micro_batch_calls_in_another_order_are_refused(which):
+    model, x, y, schedule = late_branch(*which)
+    with (
+        pp.Pipeline(
+            model, pp.Split(["left", "right", "b"]), schedule, loss_fn=F.mse_loss, devices=["cpu"] * 4
+        ) as pipe,
+        pytest.raises(pp.PipelabError, match="it calls 'right', 'left', 'b'"),
+    ):
+        pipe.step(x, y)
+
+
 class Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b):

@@ -398,7 +398,7 @@ ZOO = {
     "u-net": lambda: of(shared.unet(), ["down.1", "bottom", "up.1"]),
     "awkward": lambda: of(shared.awkward(), ["parts.1", "parts.2", "parts.3"]),
     "a value read by several stages": lambda: case(SkipToSeveral(), ["layers.1", "layers.2", "layers.3"]),
-    "data-dependent branches": lambda: case(Branches(), ["end"], whole=False),
+    "data-dependent branches": lambda: case(Branches(), ["left", "right", "end"], whole=False),
     "mixture of experts": lambda: case(Experts(), ["router", "experts.1", "head"]),
     "attention with dropout": lambda: case(
         Attending(), ["attention.1", "attention.2"], sequence(), sequence(), whole=False
