@@ -68,12 +68,15 @@ class Chains:
         Raises:
             PipelabError: a forward changed weights or buffers.
         """
+        for cut_model in self.cut_models:
+            cut_model.kept_values.alone = not self._twins
         try:
             yield
             for twin in self._twins:
                 twin.check_unchanged()
                 twin.add_gradients()
         finally:
+            self.cut_models[0].kept_values.alone = True
             for twin in self._twins:
                 twin.drop_gradients()
 

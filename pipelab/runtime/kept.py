@@ -67,10 +67,14 @@ class KeptValues:
 
     Args:
         model: whose modules are minded.
+
+    Attributes:
+        alone: whether all micro-batches run on this model, and none on a copy of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self.alone = True
         self._names: dict[nn.Module, str] = {}
         self._slots: dict[tuple[nn.Module, str], _Slot] = {}
         self._classes: dict[type, type | None] = {}
@@ -85,6 +89,12 @@ class KeptValues:
         return bool(self._slots)
 
     # -- around a step ------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Looks at the modules, for a copy of a model that has learnt: it runs without learning itself."""
+        self._names = {module: name or "model" for name, module in self._model.named_modules()}
+        self._containers.look(learning=True)
+        self._containers.clear()
 
     @contextlib.contextmanager
     def apart(self, in_flight: int, learning: bool) -> Iterator[None]:
@@ -176,7 +186,8 @@ class KeptValues:
         """What `module.name` is for this micro-batch; `NOTHING` where it is what the module itself has.
 
         Raises:
-            PipelabError: an earlier micro-batch left a container with a graph, which this one may go on filling.
+            PipelabError: an earlier micro-batch left a container with a graph, which this one may go on filling; or
+                other micro-batches run on other copies of the model.
         """
         slot = self._slots.get((module, name))
         if slot is None or slot.shared:
@@ -197,6 +208,13 @@ class KeptValues:
                 elif value is not NOTHING:
                     _set_attribute(module, name, value)
                 return NOTHING
+        if not self.alone and value is not module._buffers.get(name):  # a buffer changed in place is looked after
+            raise PipelabError(
+                f"Micro-batch {index} reads {self._names[module]}.{name}, which the model keeps on itself, before it "
+                f"has set it: state that goes from one micro-batch to the next. This schedule runs them on several "
+                f"copies of the model, and each would have a state of its own. Use a schedule with one chain, such as "
+                f"1f1b."
+            )
         if not isinstance(value, (Tensor, tuple)) and has_graph(value):
             self._refuse(module, name, index - 1, index)
         return without_graph(value)

@@ -57,6 +57,8 @@ class WorkingCopy:
         self._twin = Twin(cut_model.model, None)
         self._twin.refresh()
         self.cut_model = cut_model.on_copy(self._twin.model, cut_model.streams)
+        self.cut_model.kept_values.alone = False
+        self.cut_model.kept_values.look()
         learnt = {each.name: getattr(cut_model.flow, each.name) for each in fields(Flow)}
         self.cut_model.flow = Flow(**_said_of_twins(learnt, self._twin.twin_of))
         homes = cut_model.parameters.homes(cut_model.model, cut_model.names)

@@ -191,6 +191,30 @@ def test_a_forward_that_changes_another_buffer_is_refused_and_leaves_no_gradient
     assert all(p.grad is None for p in model.parameters())
 
 
+class Carries(nn.Module):
+    """State that goes from micro-batch to micro-batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.mean = torch.zeros(6, dtype=torch.float64)
+
+    def forward(self, x):
+        x = self.first(x) + self.mean
+        self.mean = x.detach().mean(0)
+        return self.second(x)
+
+
+def test_state_that_goes_from_microbatch_to_microbatch_is_refused():
+    _, x, y, loss_fn = mlp()
+    model = Carries().double()
+    with pipeline((model, x, y, loss_fn), ["second"]) as pipe:
+        with pytest.raises(pp.PipelabError, match=r"reads model\.mean.*several copies.*one chain"):
+            pipe.step(x, y)
+        pipe.forward(x)  # on one model there is one state
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_forward_runs_on_the_users_model_alone():
     model, x, _, _ = made = gpt()
     calls = []

@@ -448,6 +448,24 @@ def test_a_forward_that_goes_past_the_copy_is_refused():
         pp.train(pipe, batches_for(3), optimizer=SGD)
 
 
+def test_state_that_goes_from_minibatch_to_minibatch_is_refused():
+    class Carries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = torch.zeros(6, dtype=torch.float64)
+
+        def forward(self, x):
+            x = x + self.mean
+            self.mean = x.detach().mean(0)
+            return x
+
+    with (
+        pipeline(model_with(Carries())) as pipe,
+        pytest.raises(pp.PipelabError, match=r"reads 3\.mean.*copies"),
+    ):
+        pp.train(pipe, batches_for(3), optimizer=SGD)
+
+
 def test_weights_that_a_forward_changes_are_refused():
     model = nn.Sequential(nn.Embedding(5, 6, max_norm=0.1), nn.Linear(6, 6))
     ids, y = torch.tensor([1, 2]), torch.zeros(2, 6)
