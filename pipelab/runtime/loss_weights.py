@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelab.errors import PipelabError
+from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.batch_dims import has_dim
 from pipelab.runtime.inputs import Batch
 
@@ -96,8 +96,8 @@ def _given(function: Callable[[Any], Any], batch: Batch, index: int) -> Tensor:
     """What the user's function says for one micro-batch."""
     try:
         return torch.as_tensor(function(batch.what_weights_see(index))).detach().cpu()
-    except Exception as error:
-        error.add_note(f"pipelab: raised in loss_weight for micro-batch {index}; nothing has run.")
+    except BaseException as error:
+        annotate(error, f"pipelab: raised in loss_weight for micro-batch {index}; nothing has run.")
         raise
 
 

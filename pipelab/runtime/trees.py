@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 class Replicated:
@@ -82,7 +82,9 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any, marked: Callable[[
             return items
         return value
 
-    return tree_map(leaf, tree, is_leaf=lambda value: isinstance(value, PackedSequence))
+    leaves, structure = tree_flatten(tree, is_leaf=lambda value: isinstance(value, PackedSequence))
+    # A list, not torch's tree_map, in which a StopIteration of `function` would pass for the end of the tree.
+    return tree_unflatten([leaf(value) for value in leaves], structure)
 
 
 def tensors(tree: Any) -> list[Tensor]:
