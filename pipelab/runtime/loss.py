@@ -27,15 +27,16 @@ class Result:
     """What one micro-batch's forward leaves.
 
     Attributes:
-        root: where its backward begins; None without gradients, where the loss counts nothing, and once the
-            backward has run.
+        root: where its backward begins; None without gradients, and once the backward has run.
         loss: its own loss, neither weighed nor scaled, detached; None without a loss.
         outputs: what the model returned, detached; None if it was not to be kept.
+        counts: whether its loss counts anything; otherwise its backward does nothing.
     """
 
     root: Tensor | None
     loss: Tensor | None
     outputs: Any
+    counts: bool = True
 
 
 def loss_call(
@@ -75,10 +76,9 @@ def loss_call(
         loss = _one_number(given, whose, weight, batch, index)
         batch.check_unchanged()
         kept = detach(output) if keep_outputs else None
-        if not weight.share:
-            return Result(None, loss.detach(), kept)
         weighed = loss * weight.share
-        return Result(weighed if scale is None else scale(weighed), loss.detach(), kept)
+        root = weighed if scale is None else scale(weighed)
+        return Result(root, loss.detach(), kept, counts=weight.share != 0)
 
     return call
 

@@ -94,9 +94,9 @@ class Reference:
         pipe = self._pipe
         devices = [self._device] * pipe.split.num_stages
         result = loss_call(pipe.model, pipe.loss_fn, batch, index, weight, devices, None, True)(lambda: 0)
-        if result.root is not None and result.root.requires_grad:
+        if result.counts and result.root is not None and result.root.requires_grad:
             result.root.backward()
-            result.root = None
+        result.root = None
         return result
 
     def _gradients(self) -> dict[str, Tensor | None]:

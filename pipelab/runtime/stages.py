@@ -162,7 +162,7 @@ class SuspendedStages:
                 assert link.edge is not None  # dropped together with what was sent
                 roots.append(link.edge)
                 gradients.append(link.leaf.grad.to(link.sent.device))
-        root = run.result.root if run.result is not None else None
+        root = run.result.root if run.result is not None and run.result.counts else None
         if stage == run.stages[-1] and root is not None and root.requires_grad:
             roots.append(get_gradient_edge(root))
             gradients.append(torch.ones_like(root))

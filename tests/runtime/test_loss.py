@@ -149,6 +149,18 @@ def test_a_microbatch_without_a_valid_label_counts_nothing_and_breaks_nothing():
     assert "not finite" not in str(step)
 
 
+def test_the_bytes_of_a_stage_are_counted_where_the_first_microbatch_counts_nothing():
+    model, inputs = own_loss()
+    found = []
+    for valid in (True, False):
+        labels = inputs["labels"].clamp_min(0)
+        if not valid:
+            labels[0] = -100
+        with pp.Pipeline(model, pp.Split(["head"]), one_f_one_b(6), devices=CPUS) as pipe:
+            found.append(pipe.step(inputs | {"labels": labels}, loss_weight=labels != -100).trace.bytes)
+    assert found[0] == found[1] and all(found[0].activations)
+
+
 def test_a_models_own_losses_may_come_one_a_sample():
     model, inputs = own_loss()
 
