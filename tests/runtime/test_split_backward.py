@@ -19,7 +19,7 @@ from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.threads import ThreadPool
 from tests.core.conftest import make_random_schedule
-from tests.runtime.models import ZOO, awkward, gpt, mlp, resnet
+from tests.runtime.models import ZOO, gpt, mlp, resnet
 
 STAGES_PER_RANK = {
     "zb-h1": 1,
@@ -496,9 +496,13 @@ def test_the_trace_says_where_w_holds_little(virtual):
 
 
 @pytest.mark.parametrize("name", ["1f1b", "zb-h1"])
-def test_it_says_nothing_where_w_holds_most_or_there_is_none(name):
-    model, x, y, loss_fn = awkward()
-    with pipeline(model, ["parts.1", "parts.2", "parts.3"], schedule_for(name, 4, 4), loss_fn) as pipe:
+@pytest.mark.parametrize("model_name", ["awkward", "tied gpt"])
+def test_it_says_nothing_where_w_holds_most_or_there_is_none(name, model_name):
+    make, cuts = ZOO[model_name]
+    model, x, y, loss_fn = make()
+    # The last stage of the tied GPT: a layer norm, and the copy of a weight of the first.
+    cuts = ["blocks.1", "blocks.2", "norm"] if model_name == "tied gpt" else cuts
+    with pipeline(model, cuts, schedule_for(name, 4, 4), loss_fn) as pipe:
         assert not [note for note in pipe.step(x, y).trace.notes if "W holds" in note]
 
 
