@@ -301,10 +301,14 @@ class Pipeline:
 
     @contextmanager
     def _step(self) -> Iterator[WrittenGradients]:
-        if self._closed:
-            raise PipelabError("This pipeline is closed. Make a new one: pp.Pipeline(model, pipe.plan, ...).")
-        with self._guard.step(self.interrupt) as written:
+        with self._guard.step(self.interrupt) as (written, interrupts):
             self._interrupted = False
+            if interrupts.caught:  # before the line above
+                raise KeyboardInterrupt
+            if self._closed:
+                raise PipelabError(
+                    "This pipeline is closed. Make a new one: pp.Pipeline(model, pipe.plan, ...)."
+                )
             self._fingerprint.check(self.model)
             yield written
             if self._interrupted:

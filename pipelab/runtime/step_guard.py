@@ -31,14 +31,14 @@ class StepGuard:
         self._busy = threading.Lock()
 
     @contextmanager
-    def step(self, interrupt: Callable[[], None]) -> Iterator[WrittenGradients]:
+    def step(self, interrupt: Callable[[], None]) -> Iterator[tuple[WrittenGradients, Interrupts]]:
         """Around a step, from the look at its data to its result.
 
         Args:
             interrupt: stops the step; called by Ctrl-C, so it must not block.
 
         Yields:
-            The gradients that are cleared when the step fails.
+            The gradients that are cleared when the step fails, and what knows whether an interrupt has come.
 
         Raises:
             PipelabError: a step of this pipeline, or of this model, is running already.
@@ -47,7 +47,7 @@ class StepGuard:
         written = WrittenGradients(self._model, *self._others)
         with Interrupts(interrupt, written.clear) as interrupts, self._alone():
             try:
-                yield written
+                yield written, interrupts
                 if interrupts.caught:
                     raise KeyboardInterrupt
             except BaseException as error:
