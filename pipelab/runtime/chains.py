@@ -15,8 +15,9 @@ from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import Cell, forwards_only, program
+from pipelab.runtime.loss import LossFn
 from pipelab.runtime.rank_device import RankDevice
-from pipelab.runtime.twins import Twin
+from pipelab.runtime.twins import Twin, check_loss
 
 
 class Chains:
@@ -29,15 +30,18 @@ class Chains:
         cut_model: the user's model.
         schedule: says which micro-batch runs in which chain.
         ranks: the device of each rank.
+        loss_fn: the user's.
 
     Attributes:
         of_microbatch: for each micro-batch its chain.
         cut_models: for each chain what it runs on.
     """
 
-    def __init__(self, cut_model: CutModel, schedule: Schedule, ranks: Sequence[RankDevice]) -> None:
+    def __init__(
+        self, cut_model: CutModel, schedule: Schedule, ranks: Sequence[RankDevice], loss_fn: LossFn | None
+    ) -> None:
         placement, m = schedule.placement, schedule.num_microbatches
-        self._schedule = schedule
+        self._schedule, self._loss_fn = schedule, loss_fn
         self._streams = [
             [
                 ranks[placement.ranks[chain * cut_model.num_stages + stage]]
@@ -58,6 +62,7 @@ class Chains:
         """
         if len(self._streams) > 1:
             check_statistics(self.cut_models[0].model, self._schedule)
+            self._check_loss()
             self._refresh()
         return [self.cut_models[chain] for chain in self.of_microbatch]
 
@@ -72,6 +77,8 @@ class Chains:
             cut_model.kept_values.alone = not self._twins
         try:
             yield
+            if self._twins:
+                self._check_loss()  # what the model keeps is known when it has run
             for twin in self._twins:
                 twin.check_unchanged()
                 twin.add_gradients()
@@ -98,6 +105,10 @@ class Chains:
         ]
         schedule = Schedule(orders, placement, name=f"{self._schedule.name}, forwards only")
         return schedule, tuple(replace(cell, rank=used[cell.rank]) for cell in program(schedule))
+
+    def _check_loss(self) -> None:
+        first = self.cut_models[0]
+        check_loss(self._loss_fn, first.model, first.kept_values.names)
 
     def _refresh(self) -> None:
         first = self.cut_models[0]

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from pipelab.runtime.microbatch import MicroBatch
 
 _DELETED = object()
+OTHERS_STATE = (
+    "Return what the loss needs from the forward instead, or use a schedule with one chain and one version of the "
+    "weights, such as 1f1b."
+)
 _OWNER = "pipelab micro-batch"
 
 
@@ -67,13 +71,19 @@ class KeptValues:
 
     Args:
         model: whose modules are minded.
+        original: those of the user's model, where `model` is a copy of it. A loss that reads `user_model.x` reads, for
+            a micro-batch that runs on the copy, what was left there; and so does the user when the step has ended.
 
     Attributes:
         alone: whether all micro-batches run on this model, and none on a copy of it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, original: KeptValues | None = None) -> None:
         self._model = model
+        self._original = original
+        users = [] if original is None else original._model.modules()
+        self._user_of = dict(zip(model.modules(), users, strict=False))
+        self._copy_of = {user: module for module, user in self._user_of.items()}
         self.alone = True
         self._names: dict[nn.Module, str] = {}
         self._slots: dict[tuple[nn.Module, str], _Slot] = {}
@@ -87,6 +97,13 @@ class KeptValues:
     def in_use(self) -> bool:
         """Whether any forward has bound an attribute."""
         return bool(self._slots)
+
+    @property
+    def names(self) -> list[str]:
+        """The attributes that are kept apart."""
+        return [
+            f"{self._names[module]}.{name}" for (module, name), slot in self._slots.items() if not slot.shared
+        ]
 
     # -- around a step ------------------------------------------------------------------------------------------
 
@@ -131,6 +148,7 @@ class KeptValues:
             for index in sorted(slot.values):
                 self._end(slot, index)
             _, value = slot.last
+            module = self._user_of.get(module, module)
             if value is _DELETED:
                 if hasattr(module, name):
                     delattr(module, name)
@@ -187,8 +205,14 @@ class KeptValues:
 
         Raises:
             PipelabError: an earlier micro-batch left a container with a graph, which this one may go on filling; or
-                other micro-batches run on other copies of the model.
+                the value may be of a micro-batch that runs on another copy of the model.
         """
+        if module not in self._names and not self.alone:
+            raise PipelabError(
+                f"Micro-batch {microbatch.index} runs on a copy of the model and reads {name!r} of the model itself, "
+                f"where it has not set it. {OTHERS_STATE}"
+            )
+        module = self._copy_of.get(module, module)
         slot = self._slots.get((module, name))
         if slot is None or slot.shared:
             return NOTHING
@@ -208,7 +232,9 @@ class KeptValues:
                 elif value is not NOTHING:
                     _set_attribute(module, name, value)
                 return NOTHING
-        if not self.alone and value is not module._buffers.get(name):  # a buffer changed in place is looked after
+        if not self.alone and value is not module._buffers.get(
+            name
+        ):  # a buffer changed in place is looked after
             raise PipelabError(
                 f"Micro-batch {index} reads {self._names[module]}.{name}, which the model keeps on itself, before it "
                 f"has set it: state that goes from one micro-batch to the next. This schedule runs them on several "
@@ -255,6 +281,8 @@ class KeptValues:
             made = type(module)
             if name not in vars(made):
                 setattr(made, name, _Apart(name, made))
+            if self._original is not None:
+                self._original._make_slot(self._user_of[module], name)
             return self._slots.setdefault((module, name), _Slot())
 
     def _swap(self, module: nn.Module) -> bool:

@@ -121,7 +121,7 @@ class Pipeline:
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)
         self._cut = CutModel(model, plan.split.cuts, streams, self._pool, self._threads)
-        self._chains = Chains(self._cut, plan.schedule, self._ranks)
+        self._chains = Chains(self._cut, plan.schedule, self._ranks, loss_fn)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model, loss_modules(loss_fn))

@@ -30,6 +30,7 @@ from pipelab.runtime.runnable import check_updates
 from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.stash import Stash
 from pipelab.runtime.training import SeenVersions, Training
+from pipelab.runtime.twins import check_loss
 from pipelab.runtime.updating import StageWeights, UpdatedStages, WorkingCopy
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -170,6 +171,7 @@ def _learn(pipe: Pipeline, data: _Data) -> None:
         stages = SuspendedStages([context], [data.call(pipe, pipe.model, 0)], [0])
         with preserved(pipe.model):
             pipe._execute(schedule, program(schedule), stages, None)
+    check_loss(pipe.loss_fn, pipe.model, pipe._cut.kept_values.names)
     for name, parameter in pipe.model.named_parameters():
         users = pipe._cut.shared.get(id(parameter), ())
         if len(users) > 1 and parameter.requires_grad:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.kept import OTHERS_STATE
+from pipelab.runtime.loss import loss_modules
 from pipelab.runtime.parameters import add_gradient
 
 _STRUCTURE = ("_parameters", "_buffers", "_modules")
@@ -191,6 +193,29 @@ class Twin:
             else:
                 with torch.no_grad():
                     theirs.copy_(buffer)
+
+
+def check_loss(loss_fn: Any, model: nn.Module, kept: Sequence[str]) -> None:
+    """Refuses a loss function that may read what the model keeps on itself: it has the user's model, not the copy.
+
+    Args:
+        loss_fn: the user's.
+        model: the user's.
+        kept: the attributes that the model's forward sets.
+
+    Raises:
+        PipelabError: names some of them.
+    """
+    held = (
+        [] if isinstance(loss_fn, nn.Module) or not hasattr(loss_fn, "__dict__") else vars(loss_fn).values()
+    )
+    found = [*loss_modules(loss_fn), *(value for value in held if isinstance(value, nn.Module))]
+    inside = set(model.modules())
+    if kept and any(part in inside for module in found for part in module.modules()):
+        raise PipelabError(
+            f"The loss function refers to the model, whose forward keeps values on itself ({', '.join(kept[:3])}), but "
+            f"this schedule runs it on copies of the model, which keep their own. {OTHERS_STATE}"
+        )
 
 
 def check_gradient_hooks(name: str, parameter: Tensor) -> None:

@@ -215,6 +215,32 @@ def test_state_that_goes_from_microbatch_to_microbatch_is_refused():
     assert all(p.grad is None for p in model.parameters())
 
 
+class Keeps(nn.Sequential):
+    def forward(self, x):
+        self.penalty = x.square().mean()
+        return super().forward(x)
+
+
+def test_a_loss_that_reads_what_the_model_keeps_is_refused_and_one_that_reads_its_weights_is_right():
+    model, x, y, _ = mlp()
+
+    def with_weights(output, target):
+        return F.mse_loss(output, target) + 0.1 * model[0].weight.square().sum()
+
+    with pipeline((model, x, y, with_weights), ["4"]) as pipe:
+        assert pp.check_gradients(pipe, x, y)
+    model = Keeps(*model)
+
+    def with_penalty(output, target):
+        return F.mse_loss(output, target) + model.penalty
+
+    with pipeline((model, x, y, with_penalty), ["4"]) as pipe:
+        for _ in range(2):  # once it has run, and before it runs again
+            with pytest.raises(pp.PipelabError, match=r"model\.penalty|'penalty'"):
+                pipe.step(x, y)
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_forward_runs_on_the_users_model_alone():
     model, x, _, _ = made = gpt()
     calls = []

@@ -466,6 +466,22 @@ def test_state_that_goes_from_minibatch_to_minibatch_is_refused():
         pp.train(pipe, batches_for(3), optimizer=SGD)
 
 
+def test_a_loss_that_reads_what_the_model_keeps_is_refused():
+    class Keeps(nn.Sequential):
+        def forward(self, x):
+            self.penalty = x.square().mean()
+            return super().forward(x)
+
+    model = Keeps(*model_with())
+
+    def loss_fn(output, target):
+        return F.mse_loss(output, target) + model.penalty
+
+    message = r"refers to the model, whose forward keeps values on itself \(model\.penalty\)"
+    with pipeline(model, loss_fn=loss_fn) as pipe, pytest.raises(pp.PipelabError, match=message):
+        pp.train(pipe, batches_for(3), optimizer=SGD)
+
+
 def test_weights_that_a_forward_changes_are_refused():
     model = nn.Sequential(nn.Embedding(5, 6, max_norm=0.1), nn.Linear(6, 6))
     ids, y = torch.tensor([1, 2]), torch.zeros(2, 6)
