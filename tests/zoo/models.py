@@ -97,7 +97,7 @@ class Attending(nn.Module):
     def __init__(self, width=6):
         super().__init__()
         self.attention = nn.ModuleList(
-            nn.MultiheadAttention(width, 2, dropout=0.3, batch_first=True) for _ in range(3)
+            nn.MultiheadAttention(width, 2, dropout=0.3, batch_first=True) for _ in range(4)
         )
         self.drop = nn.Dropout(0.2)
 
@@ -213,7 +213,7 @@ class Rooted(nn.Module):
         self.unused = nn.Parameter(torch.rand(width))
         self.register_buffer("table", torch.rand(width), persistent=False)
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
         self.layers[1].weight.requires_grad_(False)
         self.mean = nn.BatchNorm1d(width, affine=False, momentum=None)
         self.never = nn.Linear(width, width)
@@ -319,21 +319,21 @@ class OnSelf(nn.Module):
 
     def __init__(self, width=6):
         super().__init__()
-        self.parts = nn.ModuleList(self.Part(width) for _ in range(3))
+        self.parts = nn.ModuleList(self.Part(width) for _ in range(4))
         self.aux_loss = 0.0
 
     def forward(self, x):
         self.first = self.parts[0](x)
         x = self.parts[1](self.first)
         self.aux_loss = x.square().mean() + self.parts[0].seen.mean()
-        x = self.parts[2](x) + self.first + self.parts[0].seen
+        x = self.parts[3](self.parts[2](x)) + self.first + self.parts[0].seen
         self.aux_loss = self.aux_loss + x.abs().mean()
         return x
 
 
 def on_self():
     torch.manual_seed(0)
-    made = case(OnSelf(), ["parts.1", "parts.2"])
+    made = case(OnSelf(), ["parts.1", "parts.2", "parts.3"])
     made.loss_fn = AuxiliaryLoss(made.model)
     return made
 
@@ -401,17 +401,17 @@ ZOO = {
     "data-dependent branches": lambda: case(Branches(), ["left", "right", "end"], whole=False),
     "mixture of experts": lambda: case(Experts(), ["router", "experts.1", "head"]),
     "attention with dropout": lambda: case(
-        Attending(), ["attention.1", "attention.2"], sequence(), sequence(), whole=False
+        Attending(), ["attention.1", "attention.2", "attention.3"], sequence(), sequence(), whole=False
     ),
     "dict, tuple, dataclass and None across cuts": passing,
-    "a module called several times": lambda: case(Often(), ["looped", "end"]),
+    "a module called several times": lambda: case(Often(), ["act", "looped", "end"]),
     "recurrent": lambda: case(Recurrent(), ["two", "cell", "head"], sequence()),
-    "root parameters and buffers": lambda: case(Rooted(), ["layers.1", "layers.2"]),
-    "custom autograd function": lambda: case(CustomFunction(), ["b", "c"]),
+    "root parameters and buffers": lambda: case(Rooted(), ["layers.1", "layers.2", "layers.3"]),
+    "custom autograd function": lambda: case(CustomFunction(), ["a", "b", "c"]),
     "checkpoint in the forward": lambda: case(
         Checkpointing(), ["marks.1", "marks.2", "marks.3"], whole=False
     ),
-    "a branch first taken later": lambda: case(LaterBranch(), ["b", "c"], later=take_branch),
+    "a branch first taken later": lambda: case(LaterBranch(), ["a", "b", "c"], later=take_branch),
     "functional code": lambda: case(Functional(), ["relu", "layers.2", "layers.3"], whole=False),
     "values kept on self": on_self,
     "transformer encoder": encoder,
