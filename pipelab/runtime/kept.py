@@ -71,19 +71,13 @@ class KeptValues:
 
     Args:
         model: whose modules are minded.
-        original: those of the user's model, where `model` is a copy of it. A loss that reads `user_model.x` reads, for
-            a micro-batch that runs on the copy, what was left there; and so does the user when the step has ended.
 
     Attributes:
         alone: whether all micro-batches run on this model, and none on a copy of it.
     """
 
-    def __init__(self, model: nn.Module, original: KeptValues | None = None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._original = original
-        users = [] if original is None else original._model.modules()
-        self._user_of = dict(zip(model.modules(), users, strict=False))
-        self._copy_of = {user: module for module, user in self._user_of.items()}
         self.alone = True
         self._names: dict[nn.Module, str] = {}
         self._slots: dict[tuple[nn.Module, str], _Slot] = {}
@@ -148,7 +142,6 @@ class KeptValues:
             for index in sorted(slot.values):
                 self._end(slot, index)
             _, value = slot.last
-            module = self._user_of.get(module, module)
             if value is _DELETED:
                 if hasattr(module, name):
                     delattr(module, name)
@@ -212,7 +205,6 @@ class KeptValues:
                 f"Micro-batch {microbatch.index} runs on a copy of the model and reads {name!r} of the model itself, "
                 f"where it has not set it. {OTHERS_STATE}"
             )
-        module = self._copy_of.get(module, module)
         slot = self._slots.get((module, name))
         if slot is None or slot.shared:
             return NOTHING
@@ -232,9 +224,8 @@ class KeptValues:
                 elif value is not NOTHING:
                     _set_attribute(module, name, value)
                 return NOTHING
-        if not self.alone and value is not module._buffers.get(
-            name
-        ):  # a buffer changed in place is looked after
+        # A buffer that is changed in place is looked after.
+        if not self.alone and value is not module._buffers.get(name):
             raise PipelabError(
                 f"Micro-batch {index} reads {self._names[module]}.{name}, which the model keeps on itself, before it "
                 f"has set it: state that goes from one micro-batch to the next. This schedule runs them on several "
@@ -281,8 +272,6 @@ class KeptValues:
             made = type(module)
             if name not in vars(made):
                 setattr(made, name, _Apart(name, made))
-            if self._original is not None:
-                self._original._make_slot(self._user_of[module], name)
             return self._slots.setdefault((module, name), _Slot())
 
     def _swap(self, module: nn.Module) -> bool:
