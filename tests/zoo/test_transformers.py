@@ -101,8 +101,18 @@ def whisper(hf):
 MODELS = [gpt2, llama, bert, t5, vit, mixtral, whisper]
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
 @pytest.mark.parametrize("make", MODELS)
-def test_a_model_of_transformers_computes_what_the_whole_model_computes(transformers, make):
+def test_a_model_of_transformers_computes_what_the_whole_model_computes(transformers, make, schedule):
     torch.manual_seed(0)
     case = make(transformers)
-    assert_law(case, pp.schedule("1f1b", num_ranks=len(case.cuts) + 1, num_microbatches=4))
+    assert_law(case, pp.schedule(schedule, num_ranks=4, num_microbatches=4))
+
+
+@pytest.mark.parametrize("make", [gpt2, llama, bert, t5])
+def test_with_gradient_checkpointing_of_its_own_too(transformers, make):
+    torch.manual_seed(0)
+    case = make(transformers)
+    model = case.model
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    assert_law(case, pp.schedule("1f1b", num_ranks=4, num_microbatches=4))
