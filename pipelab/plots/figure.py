@@ -17,6 +17,7 @@ RIGHT = 0.25
 TITLE_LINE = 0.21
 MEMORY_TITLE = 0.36
 MEMORY_RIGHT = 1.15  # the peaks stand there
+MEASURED_RIGHT = 1.45  # two of them
 
 
 def row_inches(rows: int, least: float = 0.0) -> float:

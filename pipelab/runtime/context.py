@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +61,7 @@ class StepContext:
         self.entered: set[int] = set()
         self._most_entered = 0
         self._noting = threading.Lock()
+        self.births: Callable[[MicroBatch], contextlib.AbstractContextManager[Any]] | None = None
 
     # -- threads and devices ------------------------------------------------------------------------------------
 
@@ -71,6 +72,8 @@ class StepContext:
         for kind, dtype in self._autocast:
             # No cache: a weight that was cast in one stage must not turn up in another stage's graph.
             stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
+        if self.births is not None:
+            stack.enter_context(self.births(microbatch))
         set_current(microbatch)
 
     def leave_thread(self) -> None:

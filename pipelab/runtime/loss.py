@@ -76,9 +76,10 @@ def loss_call(
         loss = _one_number(given, whose, weight, batch, index)
         batch.check_unchanged()
         kept = detach(output) if keep_outputs else None
+        number = loss.detach().clone()  # the memory of mse_loss's number is that of a whole tensor
         weighed = loss * weight.share
         root = weighed if scale is None else scale(weighed)
-        return Result(root, loss.detach(), kept, counts=weight.share != 0)
+        return Result(root, number, kept, counts=weight.share != 0)
 
     return call
 

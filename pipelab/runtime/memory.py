@@ -106,7 +106,7 @@ class KeptBytes:
         saved: list[dict[Key, int]] = [{} for _ in self._saved]
         sent: list[dict[Key, int]] = [{} for _ in self._sent]
         for stage, begin in zip(microbatch.stages, microbatch.starts, strict=True):
-            for tensor in saved_tensors(_roots(microbatch, stage), begin):
+            for tensor in saved_tensors(roots_of(microbatch, stage), begin):
                 _charge(saved[stage], tensor, left_out)
         self._senders = {}
         for link in microbatch.links:
@@ -154,20 +154,20 @@ class KeptBytes:
     def mergeable_bytes(self, parameters: list[int]) -> StageBytes:
         """The counts per stage as if nothing were copied at the borders: sums over stages are those of one stage.
 
-        What is kept on both sides of a border counts on the sender's.
+        What is kept on both sides of a border counts on the receiver's: a sender keeps it anyway, because it was sent.
 
         Args:
             parameters: bytes of each stage's own parameters.
         """
         seen: set[Key] = set()
-        activations = []
-        for counted in self._saved:
+        activations: list[int] = []
+        for counted in reversed(self._saved):
             merged = {(self._original(storage), offset): size for (storage, offset), size in counted.items()}
             activations.append(sum(size for key, size in merged.items() if key not in seen))
             seen |= merged.keys()
         return StageBytes(
             parameters=tuple(parameters),
-            activations=tuple(activations),
+            activations=tuple(reversed(activations)),
             outputs=tuple(sum(counted.values()) for counted in self._sent),
         )
 
@@ -177,7 +177,8 @@ class KeptBytes:
         return storage
 
 
-def _roots(microbatch: MicroBatch, stage: int) -> list[Node]:
+def roots_of(microbatch: MicroBatch, stage: int) -> list[Node]:
+    """Where the backward of a stage will begin, known once the micro-batch's forward has ended."""
     roots = [link.edge.node for link in microbatch.links if link.source == stage and link.edge is not None]
     root = microbatch.result.root if microbatch.result is not None else None
     if stage == microbatch.stages[-1] and root is not None and root.requires_grad:

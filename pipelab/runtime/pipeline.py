@@ -27,6 +27,7 @@ from pipelab.runtime.chains import Chains
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
+from pipelab.runtime.followed import Followed
 from pipelab.runtime.inputs import Args, Batch, batch_size
 from pipelab.runtime.loss import Call, LossFn, Result, forward_call, loss_call, loss_modules, total_loss
 from pipelab.runtime.loss_weights import REDUCTIONS, LossWeight, Weight, weigh
@@ -189,6 +190,7 @@ class Pipeline:
         scale: Callable[[Tensor], Tensor] | None = None,
         loss_weight: LossWeight = None,
         outputs: bool = True,
+        memory: bool = False,
         progress: Progress | None = None,
     ) -> Step:
         """Runs forward and backward of one batch; gradients are added to `.grad`, as `loss.backward()` does.
@@ -208,10 +210,12 @@ class Pipeline:
                 `pp.Args`, where there is no target). With reduction "none" it is the weight of each sample, or of
                 each number of the loss. A micro-batch that counts 0 has no backward.
             outputs: whether to keep the model's outputs.
+            memory: whether to measure what each stage holds over time, as `step.memory`. Every tensor is followed, so
+                that the step takes longer. A GPU's statistics of peak memory begin anew.
             progress: called now and then with (actions done, actions in all).
 
         Returns:
-            Loss, outputs and trace.
+            Loss, outputs, trace and, if wanted, memory.
 
         Raises:
             PipelabError: the data does not fit; nothing has run.
@@ -239,10 +243,13 @@ class Pipeline:
                 for i, (cut, weight) in enumerate(zip(cuts, weights, strict=True))
             ]
             random_state = torch.get_rng_state()
-            slowed = () if True in self._cut.flow.learnt else ("learning",)
+            learning = True not in self._cut.flow.learnt
+            slowed = ("learning",) * learning + ("memory",) * memory
+            followed = Followed(self.schedule, self._training, self._ranks) if memory else None
             turns = 1 + extra_steps(self.schedule, self.devices, slowed)
-            results, times = self._run(self.schedule, self._training, calls, part_of(progress, 0, turns))
-            if slowed:
+            part = part_of(progress, 0, turns)
+            results, times = self._run(self.schedule, self._training, calls, part, followed=followed)
+            if learning:
                 self._cautions.learn(self._cut.shared)
             extra = [
                 self._times_aside(batch, calls, part_of(progress, turn, turns)) for turn in range(1, turns)
@@ -251,7 +258,9 @@ class Pipeline:
             total, dim = total_loss(results, weights), self.batch_dims.outputs
             joined = model_outputs.join([r.outputs for r in results], batch.sizes, dim) if outputs else None
             not_finite = self._not_finite(losses, batch, weights, random_state)
-            return Step(total, joined, self._trace(times, extra, slowed), losses, not_finite)
+            trace = self._trace(times, extra, slowed)
+            measured = None if followed is None else followed.memory(trace)
+            return Step(total, joined, trace, losses, not_finite, measured)
 
     def forward(self, inputs: Any) -> Any:
         """The model's outputs for a batch, without gradients: the same stages and devices, forwards only.
@@ -321,6 +330,7 @@ class Pipeline:
         calls: list[Call],
         progress: Progress | None,
         alone: bool = False,
+        followed: Followed | None = None,
     ) -> tuple[list[Result], Times]:
         """Runs micro-batches in their chains, or all of them on the user's model `alone`."""
         in_flight, split = most_in_flight(schedule), with_weight_gradients(schedule)
@@ -328,13 +338,18 @@ class Pipeline:
         contexts = [StepContext(cut_model, in_flight, split) for cut_model in cut_models]
         stages = SuspendedStages(contexts, calls, [0] * len(calls) if alone else self._chains.of_microbatch)
         with nullcontext() if alone else self._chains.gathering():
-            times = self._execute(schedule, cells, stages, progress)
+            runner = stages if followed is None else followed.around(stages)
+            times = self._execute(schedule, cells, runner, progress)
         self._leaks = tuple(leak for context in contexts for leak in context.leaks)
         self._notes = stages.notes
         return [m.result for m in stages.microbatches if m.result is not None], times
 
     def _execute(
-        self, schedule: Schedule, cells: Sequence[Cell], stages: SuspendedStages, progress: Progress | None
+        self,
+        schedule: Schedule,
+        cells: Sequence[Cell],
+        stages: SuspendedStages | Followed,
+        progress: Progress | None,
     ) -> Times:
         execution = Execution(cells, self._orders(schedule, cells), stages, self._ranks, self._threads)
         host_threads = torch.get_num_threads()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
@@ -77,6 +78,16 @@ class SuspendedStages:
             for context in self._contexts:
                 context.kept_values.clear()
                 context.parameters.drop_replicas()
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The user's model and its copies."""
+        return [context.model for context in self._contexts]
+
+    def follow(self, births: Callable[[MicroBatch], contextlib.AbstractContextManager[Any]]) -> None:
+        """Makes each forward run inside `births(microbatch)`, in its thread."""
+        for context in self._contexts:
+            context.births = births
 
     def _end(self) -> None:
         """Brings forwards that have not ended to their end; from then on `cancel` does nothing."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pipelab.core.measured_memory import MeasuredMemory
 from pipelab.core.tables import pretty
 from pipelab.core.trace import Trace
 from pipelab.runtime.not_finite import NotFinite
@@ -22,6 +23,7 @@ class Step:
         trace: when each action ran.
         losses: each micro-batch's own loss, shape (micro-batches,), on the CPU.
         not_finite: where the loss stopped being a number: `microbatch`, `stage` and `place`; None where it is one.
+        memory: what each stage held over time, measured; None unless the step was asked for it.
     """
 
     loss: Tensor
@@ -29,6 +31,7 @@ class Step:
     trace: Trace = field(repr=False)
     losses: Tensor = field(repr=False)
     not_finite: NotFinite | None = None
+    memory: MeasuredMemory | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         line = f"loss {float(self.loss):.6g}"
