@@ -85,19 +85,16 @@ class WeightGradients:
         with torch.no_grad():
             while self._waiting:
                 operation, weight, bias, x, gy = self._waiting.popleft()
-                if weight is not None:
-                    self.computed[id(weight)] = weight
-                    held = weight.grad
-                    if (
-                        held is None
-                        or held.layout is not torch.strided
-                        or held.dtype != gy.dtype
-                        or not operation.add_weight_gradient(held, gy, x)
-                    ):
-                        accumulate(weight, operation.weight_gradient(gy, x, weight))
-                if bias is not None:
-                    self.computed[id(bias)] = bias
-                    accumulate(bias, operation.bias_gradient(gy))
+                of_weight = of_bias = None
+                if weight is not None and not _add_at_once(operation, weight.grad, gy, x):
+                    of_weight, of_bias = operation.weight_gradient(gy, x, weight, bias is not None)
+                elif bias is not None:
+                    of_bias = operation.bias_gradient(gy)
+                for parameter, gradient in ((weight, of_weight), (bias, of_bias)):
+                    if parameter is not None:
+                        self.computed[id(parameter)] = parameter
+                        if gradient is not None:
+                            accumulate(parameter, gradient)
 
     def tensors(self) -> list[Tensor]:
         """What waits keeps: the inputs of the operations and the gradients of their outputs."""
@@ -106,6 +103,16 @@ class WeightGradients:
     def clear(self) -> None:
         """Forgets what waits, after a step that failed."""
         self._waiting.clear()
+
+
+def _add_at_once(operation: Operation, held: Tensor | None, gy: Tensor, x: Tensor) -> bool:
+    """Adds a weight's gradient to the one it has without making it first, where that can be; says whether it did."""
+    return (
+        held is not None
+        and held.layout is torch.strided
+        and held.dtype == gy.dtype
+        and operation.add_weight_gradient(held, gy, x)
+    )
 
 
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:
@@ -159,7 +166,7 @@ def _gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         None,
         None,
         operation.input_gradient(gy, x, cast) if needs_x else None,
-        operation.weight_gradient(gy, x, cast) if needs_weight and not put_off_weight else None,
+        operation.weight_gradient(gy, x, cast)[0] if needs_weight and not put_off_weight else None,
         operation.bias_gradient(gy) if needs_bias and not put_off_bias else None,
     )
 

@@ -20,7 +20,10 @@ class Operation(Protocol):
 
     def input_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor: ...
 
-    def weight_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor: ...
+    def weight_gradient(
+        self, gy: Tensor, x: Tensor, weight: Tensor, with_bias: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The weight's gradient, and with it the bias's, if that is wanted: some operations make both at once."""
 
     def bias_gradient(self, gy: Tensor) -> Tensor: ...
 
@@ -44,8 +47,10 @@ class Linear:
     def input_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return _rows(gy).mm(weight).view(x.shape)
 
-    def weight_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return _rows(gy).t().mm(_rows(x))
+    def weight_gradient(
+        self, gy: Tensor, x: Tensor, weight: Tensor, with_bias: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        return _rows(gy).t().mm(_rows(x)), self.bias_gradient(gy) if with_bias else None
 
     def bias_gradient(self, gy: Tensor) -> Tensor:
         return _rows(gy).sum(0)
@@ -65,8 +70,10 @@ class Addmm(Linear):
     def input_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return gy.mm(weight.t())
 
-    def weight_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return x.t().mm(gy)
+    def weight_gradient(
+        self, gy: Tensor, x: Tensor, weight: Tensor, with_bias: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        return x.t().mm(gy), self.bias_gradient(gy) if with_bias else None
 
     def add_weight_gradient(self, gradient: Tensor, gy: Tensor, x: Tensor) -> bool:
         gradient.addmm_(x.t(), gy)
@@ -100,8 +107,11 @@ class Convolution:
     def input_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return self._backward(gy, x, weight, [True, False, False])[0]
 
-    def weight_gradient(self, gy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return self._backward(gy, x, weight.to(x.dtype), [False, True, False])[1]
+    def weight_gradient(
+        self, gy: Tensor, x: Tensor, weight: Tensor, with_bias: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        _, of_weight, of_bias = self._backward(gy, x, weight.to(x.dtype), [False, True, with_bias])
+        return of_weight, of_bias if with_bias else None
 
     def bias_gradient(self, gy: Tensor) -> Tensor:
         return gy.sum([0, *range(2, gy.dim())])
@@ -111,7 +121,7 @@ class Convolution:
 
     def _backward(self, gy: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> Sequence[Tensor]:
         found: Sequence[Tensor] = torch.ops.aten.convolution_backward(
-            gy, x, weight, None, *self._geometry, wanted
+            gy, x, weight, [weight.shape[0]], *self._geometry, wanted
         )
         return found
 
