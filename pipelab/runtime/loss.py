@@ -101,7 +101,8 @@ def total_loss(results: Sequence[Result], weights: Sequence[Weight]) -> Tensor:
     counted = [
         (r.loss, w.share) for r, w in zip(results, weights, strict=True) if r.loss is not None and w.share
     ]
-    return torch.stack([loss * share for loss, share in counted]).sum()
+    device = counted[0][0].device  # chains may end on different ones
+    return torch.stack([(loss * share).to(device) for loss, share in counted]).sum()
 
 
 def own_loss(output: Any) -> Any:

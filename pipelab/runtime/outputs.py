@@ -52,9 +52,9 @@ def is_per_sample(values: list[Any], sizes: tuple[int, ...], dim: int) -> bool:
 
 def _join_leaf(values: list[Any], sizes: tuple[int, ...], dim: int) -> Any:
     if is_per_sample(values, sizes, dim) and len({_other_sizes(value, dim) for value in values}) == 1:
-        return torch.cat(values, dim)
+        return torch.cat(_together(values), dim)
     if all(isinstance(value, Tensor) and value.dim() == 0 for value in values):
-        return torch.stack(values)
+        return torch.stack(_together(values))
     if all(dataclasses.is_dataclass(value) for value in values) and len(set(map(type, values))) == 1:
         names = [f.name for f in dataclasses.fields(values[0]) if f.init]
         joined = {name: join([getattr(value, name) for value in values], sizes, dim) for name in names}
@@ -62,6 +62,11 @@ def _join_leaf(values: list[Any], sizes: tuple[int, ...], dim: int) -> Any:
     if all(value is None for value in values):
         return None
     return values
+
+
+def _together(tensors: list[Tensor]) -> list[Tensor]:
+    """All on the first one's device: chains may end on different ones."""
+    return [tensor.to(tensors[0].device) for tensor in tensors]
 
 
 def _other_sizes(tensor: Tensor, dim: int) -> tuple[int, ...]:

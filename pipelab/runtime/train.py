@@ -8,39 +8,35 @@ stage's own optimizer change them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from pipelab.core.actions import Action, Kind
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.engine import Progress, program, with_weight_gradients
-from pipelab.runtime.inputs import Batch
-from pipelab.runtime.loss import Call, loss_call, total_loss
-from pipelab.runtime.loss_weights import LossWeight, Weight, weigh
+from pipelab.runtime.loss import loss_modules
+from pipelab.runtime.loss_weights import LossWeight
 from pipelab.runtime.measured import measured_trace
+from pipelab.runtime.minibatches import MiniBatches
 from pipelab.runtime.pipeline import Pipeline, most_in_flight
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.runnable import check_updates
+from pipelab.runtime.stage_weights import GivenOptimizer, StageWeights, stage_weights
 from pipelab.runtime.stages import SuspendedStages
-from pipelab.runtime.stash import Stash
 from pipelab.runtime.training import SeenVersions, Training
 from pipelab.runtime.twins import check_loss
-from pipelab.runtime.updating import StageWeights, UpdatedStages, WorkingCopy
-
-MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+from pipelab.runtime.updating import UpdatedStages, WorkingCopy
 
 
 def train(
     pipe: Pipeline,
     batches: Iterable[Any],
     *,
-    optimizer: MakeOptimizer | Sequence[torch.optim.Optimizer | None],
+    optimizer: GivenOptimizer,
     loss_weight: LossWeight = None,
     consistent: bool | None = None,
     progress: Progress | None = None,
@@ -91,12 +87,14 @@ def train(
     if not torch.is_grad_enabled():
         raise PipelabError("train() needs gradients, but they are switched off here.")
     versions = schedule.weight_versions(consistent).version
-    data = _Data.of(pipe, batches, loss_weight)
-    with pipe._step():
+    data = MiniBatches.of(pipe, batches, loss_weight)
+    with pipe._step() as written:
+        written.watch(data.wanting_gradients())
         for parameter in pipe.model.parameters():
             parameter.grad = None
         _learn(pipe, data)
-        weights = _stage_weights(pipe, versions.tolist(), optimizer)
+        _check_learnt(pipe)
+        weights = stage_weights(pipe._cut, versions.tolist(), optimizer)
         try:
             return _run(pipe, data, weights, progress)
         except BaseException as error:
@@ -107,71 +105,37 @@ def train(
                 parameter.grad = None
 
 
-class _Data:
-    """The mini-batches of a run, each cut into its micro-batches.
-
-    Attributes:
-        batches: of each mini-batch.
-        weights: of each micro-batch of each mini-batch.
-        per_minibatch: micro-batches in a mini-batch.
-    """
-
-    def __init__(self, batches: list[Batch], weights: list[list[Weight]]) -> None:
-        self.batches, self.weights = batches, weights
-        self.per_minibatch = len(weights[0])
-
-    @classmethod
-    def of(cls, pipe: Pipeline, batches: Iterable[Any], loss_weight: LossWeight) -> _Data:
-        schedule = pipe.schedule
-        pairs = _pairs(batches, schedule)
-        m = schedule.num_microbatches // schedule.minibatches
-        cut = [Batch.cut(inputs, target, m, pipe.batch_dims) for inputs, target in pairs]
-        return cls(cut, [weigh(batch, pipe.reduction, loss_weight) for batch in cut])
-
-    def call(self, pipe: Pipeline, model: nn.Module, microbatch: int) -> Call:
-        """Model and loss for one micro-batch, numbered through."""
-        n, index = divmod(microbatch, self.per_minibatch)
-        weight = self.weights[n][index]
-        return loss_call(model, pipe.loss_fn, self.batches[n], index, weight, pipe._cut.devices)
-
-
-def _pairs(batches: Iterable[Any], schedule: Schedule) -> list[tuple[Any, Any]]:
-    needed = schedule.minibatches
-    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-        raise TypeError(
-            f"batches must be pairs (inputs, target), one a mini-batch, not {type(batches).__name__}."
-        )
-    given = list(islice(batches, needed))
-    count = len(batches) if hasattr(batches, "__len__") else len(given)
-    if count != needed:
-        raise PipelabError(
-            f"The schedule {schedule.name!r} has {needed} mini-batches, but there are {count} batches. Make the "
-            f"schedule for {count}, or pass {needed}, such as itertools.islice(batches, {needed})."
-        )
-    for n, pair in enumerate(given):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise PipelabError(
-                f"Batch {n} is {type(pair).__name__}{f' of {len(pair)}' if isinstance(pair, (tuple, list)) else ''}; "
-                f"each must be a pair (inputs, target); without a target (inputs, None)."
-            )
-    return [(inputs, target) for inputs, target in given]
-
-
-def _learn(pipe: Pipeline, data: _Data) -> None:
+def _learn(pipe: Pipeline, data: MiniBatches) -> None:
     """One micro-batch on the user's model, which shows the flow of values and which stage uses which parameter."""
     if True not in pipe._cut.flow.learnt:
         placement = pipe.schedule.placement
         orders = []
         for rank in range(placement.num_ranks):
-            stages = placement.stages_of(rank)
-            forwards = [Action(Kind.F, stage, 0) for stage in stages]
-            orders.append([*forwards, *(Action(Kind.B, stage, 0) for stage in reversed(stages))])
+            own = placement.stages_of(rank)
+            forwards = [Action(Kind.F, stage, 0) for stage in own]
+            orders.append([*forwards, *(Action(Kind.B, stage, 0) for stage in reversed(own))])
         schedule = Schedule(orders, placement, name=f"{pipe.schedule.name}, learning")
         context = StepContext(pipe._cut, min(most_in_flight(pipe.schedule), data.per_minibatch))
         stages = SuspendedStages([context], [data.call(pipe, pipe.model, 0)], [0])
-        with preserved(pipe.model):
+        inputs = data.batches[0].wanting_gradients()
+        with preserved(pipe.model, *loss_modules(pipe.loss_fn), inputs=inputs):
             pipe._execute(schedule, program(schedule), stages, None)
+
+
+def _check_learnt(pipe: Pipeline) -> None:
+    """Refuses what has no version: parameters of several stages or of the loss, values that the model keeps.
+
+    Raises:
+        PipelabError: names it.
+    """
     check_loss(pipe.loss_fn, pipe.model, pipe._cut.kept_values.names)
+    inside = {id(parameter) for parameter in pipe.model.parameters()}
+    for module in loss_modules(pipe.loss_fn):
+        if any(p.requires_grad and id(p) not in inside for p in module.parameters()):
+            raise PipelabError(
+                f"The loss function has parameters to train ({type(module).__name__}), but no stage, which would "
+                f"update them. Put them into the model and let it return the loss, or freeze them."
+            )
     for name, parameter in pipe.model.named_parameters():
         users = pipe._cut.shared.get(id(parameter), ())
         if len(users) > 1 and parameter.requires_grad:
@@ -182,57 +146,9 @@ def _learn(pipe: Pipeline, data: _Data) -> None:
             )
 
 
-def _stage_weights(
-    pipe: Pipeline,
-    versions: list[list[int]],
-    optimizer: MakeOptimizer | Sequence[torch.optim.Optimizer | None],
-) -> list[StageWeights]:
-    """For each stage its parameters, versions and optimizer."""
-    homes = pipe._cut.parameters.homes(pipe.model, pipe._cut.names)
-    parameters: list[list[nn.Parameter]] = [[] for _ in versions]
-    for parameter in pipe.model.parameters():
-        if parameter.requires_grad:
-            parameters[homes[id(parameter)]].append(parameter)
-    optimizers = _optimizers(optimizer, parameters)
-    return [
-        StageWeights(own, uses, Stash(own, uses), made)
-        for own, uses, made in zip(parameters, versions, optimizers, strict=True)
-    ]
-
-
-def _optimizers(
-    given: MakeOptimizer | Sequence[torch.optim.Optimizer | None], parameters: list[list[nn.Parameter]]
-) -> list[torch.optim.Optimizer | None]:
-    if callable(given):
-        made = [given(own) if own else None for own in parameters]
-    elif isinstance(given, Sequence):
-        made = list(given)
-    else:
-        raise TypeError(
-            f"optimizer must be a function from a list of parameters to their optimizer, such as lambda params: "
-            f"torch.optim.SGD(params, lr=0.1), or run.optimizers of an earlier run, not {type(given).__name__}."
-        )
-    if len(made) != len(parameters):
-        raise PipelabError(
-            f"There are {len(made)} optimizers for {len(parameters)} stages. Give one a stage."
-        )
-    for stage, (each, own) in enumerate(zip(made, parameters, strict=True)):
-        if not own:
-            continue
-        if not isinstance(each, torch.optim.Optimizer):
-            raise TypeError(
-                f"The optimizer of stage {stage} is {type(each).__name__}, not a torch.optim.Optimizer."
-            )
-        held = {id(parameter) for group in each.param_groups for parameter in group["params"]}
-        if not {id(parameter) for parameter in own} <= held or any(each is other for other in made[:stage]):
-            raise PipelabError(
-                f"The optimizer of stage {stage} must hold the parameters of this stage, and no other stage may have "
-                f"the same one. Make it of the list that the function is given."
-            )
-    return made
-
-
-def _run(pipe: Pipeline, data: _Data, weights: list[StageWeights], progress: Progress | None) -> Training:
+def _run(
+    pipe: Pipeline, data: MiniBatches, weights: list[StageWeights], progress: Progress | None
+) -> Training:
     schedule = pipe.schedule
     copies = [WorkingCopy(pipe._cut, weights) for _ in range(_alive_at_once(schedule))]
     in_flight, split = min(most_in_flight(schedule), data.per_minibatch), with_weight_gradients(schedule)
@@ -241,12 +157,10 @@ def _run(pipe: Pipeline, data: _Data, weights: list[StageWeights], progress: Pro
     calls = [data.call(pipe, copies[slot].cut_model.model, i) for i, slot in enumerate(slots)]
     stages = UpdatedStages(contexts, calls, slots, copies, weights, data.per_minibatch)
     times = pipe._execute(schedule, pipe._training, stages, progress)
-    results = [m.result for m in stages.microbatches if m.result is not None]
-    m = data.per_minibatch
-    losses = [
-        total_loss(results[n * m : (n + 1) * m], shares).double().cpu()
-        for n, shares in enumerate(data.weights)
-    ]
+    for copy in copies:
+        copy.check_unchanged()
+        for stage in range(len(weights)):
+            copy.check_no_gradients(stage)
     pipe._leaks = tuple(leak for context in contexts for leak in context.leaks)
     if pipe._leaks:
         pipe._cut.flow.learnt.discard(True)  # the next run learns again
@@ -258,8 +172,9 @@ def _run(pipe: Pipeline, data: _Data, weights: list[StageWeights], progress: Pro
         bytes=pipe._cut.stage_bytes(),
         leaks=len(pipe._leaks),
     )
+    losses = data.losses([m.result for m in stages.microbatches if m.result is not None])
     optimizers = tuple(each.optimizer for each in weights)
-    return Training(torch.stack(losses), trace, SeenVersions.of(schedule, stages.seen), optimizers)
+    return Training(losses, trace, SeenVersions.of(schedule, stages.seen), optimizers)
 
 
 def _alive_at_once(schedule: Schedule) -> int:

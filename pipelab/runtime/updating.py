@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipelab.core.actions import Action, Kind
@@ -16,28 +15,9 @@ from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.flow import Flow
 from pipelab.runtime.loss import Call
 from pipelab.runtime.parameters import Parameters
+from pipelab.runtime.stage_weights import StageWeights
 from pipelab.runtime.stages import SuspendedStages
-from pipelab.runtime.stash import Stash
 from pipelab.runtime.twins import Twin
-
-
-@dataclass
-class StageWeights:
-    """What one stage trains.
-
-    Attributes:
-        parameters: the user's own objects; they hold the newest version.
-        versions: for each mini-batch the version that it works on.
-        stash: the versions that there are.
-        optimizer: of these parameters; None if there are none.
-        updating: whether an update has begun and not ended.
-    """
-
-    parameters: list[nn.Parameter]
-    versions: list[int]
-    stash: Stash
-    optimizer: torch.optim.Optimizer | None
-    updating: bool = field(default=False)
 
 
 class WorkingCopy:
@@ -69,23 +49,29 @@ class WorkingCopy:
         self.version = [-1] * len(weights)
 
     def enter(self, stage: int, minibatch: int, version: int, weights: Sequence[Tensor]) -> None:
-        """From now on the stage works for `minibatch`, on these weights.
+        """From now on the stage works for `minibatch`, on these weights."""
+        self.check_no_gradients(stage)
+        for parameter, values in zip(self.parameters[stage], weights, strict=True):
+            parameter.data = values
+        self.minibatch[stage], self.version[stage] = minibatch, version
+
+    def check_unchanged(self) -> None:
+        """Refuses a forward that changed weights, or put other buffers in the place of the user's."""
+        self._twin.check_unchanged()
+
+    def check_no_gradients(self, stage: int) -> None:
+        """Refuses gradients that come to a stage while no mini-batch is there, or after its update.
 
         Raises:
-            PipelabError: another stage has used a parameter of this one, unseen.
+            PipelabError: an earlier stage has used a parameter of this one, unseen.
         """
-        for parameter, values in zip(self.parameters[stage], weights, strict=True):
+        for parameter in self.parameters[stage]:
             if parameter.grad is not None:
                 raise PipelabError(
                     f"Another stage uses a parameter of stage {stage}, of shape {tuple(parameter.shape)}, on a path "
                     f"that the first mini-batch did not take. Cut so that one stage uses it, or train with a "
                     f"synchronous schedule such as 1f1b."
                 )
-            parameter.data = values
-        self.minibatch[stage], self.version[stage] = minibatch, version
-
-    def check_unchanged(self) -> None:
-        self._twin.check_unchanged()
 
 
 class UpdatedStages(SuspendedStages):
