@@ -83,8 +83,8 @@ class StepContext:
         """Around a step: what forwards keep on modules is kept apart for each micro-batch."""
         return self.kept_values.apart(self._in_flight, self.learning)
 
-    def activate(self, stage: int) -> None:
-        self._cut_model.streams[stage].activate()
+    def activate(self, stage: int, microbatch: int) -> None:
+        self._cut_model.streams[stage].activate(microbatch)
 
     def device(self, stage: int) -> torch.device | None:
         """The device of a stage; None when all stages share one and nothing ever moves."""
@@ -124,18 +124,9 @@ class StepContext:
             device is not None and value.device != device and (value.dim() > 0 or value.device.type != "cpu")
         )
 
-    def before_transfer(self, value: Tensor, stage: int) -> None:
-        """Orders a copy off a GPU, which runs on a stream of the sender's that this thread has not used yet.
-
-        That stream waits for the receiver's, which has waited for the action that made the value; and the value's
-        memory stays taken until the copy is done.
-        """
-        if value.device.type != "cuda":
-            return
-        sender, receiver = torch.cuda.current_stream(value.device), self._cut_model.devices[stage]
-        if receiver.type == "cuda":
-            sender.wait_stream(torch.cuda.current_stream(receiver))
-        value.record_stream(sender)
+    def copying(self, value: Tensor, stage: int) -> contextlib.AbstractContextManager[None]:
+        """Around a copy of `value` to where `stage` runs."""
+        return self._cut_model.copies.copying(value, self._cut_model.devices[stage])
 
     # -- checks while learning ----------------------------------------------------------------------------------
 

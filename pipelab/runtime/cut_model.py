@@ -10,7 +10,7 @@ from pipelab.runtime.kept import KeptValues
 from pipelab.runtime.memory import KeptBytes
 from pipelab.runtime.parameters import Parameters
 from pipelab.runtime.randomness import Randomness
-from pipelab.runtime.rank_device import RankDevice
+from pipelab.runtime.rank_device import CopyStreams, RankDevice
 from pipelab.runtime.threads import ThreadPool
 from pipelab.runtime.traffic import Crossing
 
@@ -38,6 +38,7 @@ class CutModel:
         self.names = cuts
         self.cuts = {model.get_submodule(name): stage for stage, name in enumerate(cuts, start=1)}
         self.streams = streams
+        self.copies = CopyStreams()
         devices = self.devices = [stream.device for stream in streams]
         self.same_device = len(set(devices)) == 1
         self.pool = pool

@@ -232,11 +232,12 @@ class Execution:
             raise Cancelled
 
     def _perform(self, cell: Cell) -> None:
-        rank = self._ranks[cell.rank]
-        rank.activate()
+        rank, members = self._ranks[cell.rank], _members(cell.action)
+        rank.activate(members[0].microbatch)
         rank.wait([self._ends[need] for need in cell.needs])
         self._starts[cell.index] = rank.mark()
-        for action in _members(cell.action):
+        for action in members:
+            rank.activate(action.microbatch)
             method, name = METHODS[action.kind]
             try:
                 getattr(self._stages, method)(action.stage, action.microbatch)
@@ -248,7 +249,7 @@ class Execution:
                         f"{action.microbatch}, on rank {cell.rank} ({rank.device}).",
                     )
                 raise
-        self._ends[cell.index] = rank.mark()
+            self._ends[cell.index] = rank.mark()
         self._count += 1
         for gate in self._opens.get(cell.index, ()):
             with contextlib.suppress(RuntimeError):  # `stop` opened it

@@ -234,6 +234,8 @@ class KeptValues:
             )
         if not isinstance(value, (Tensor, tuple)) and has_graph(value):
             self._refuse(module, name, index - 1, index)
+        if isinstance(value, Tensor) and value.device.type == "cuda":
+            value.record_stream(torch.cuda.current_stream(value.device))  # another micro-batch's may get its memory
         return without_graph(value)
 
     def _refuse(self, module: nn.Module, name: str, writer: int, reader: int) -> None:

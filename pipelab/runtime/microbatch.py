@@ -207,7 +207,7 @@ class MicroBatch:
         self.starts.append(_next_number())
 
     def _begin(self, stage: int) -> None:
-        self.context.activate(stage)
+        self.context.activate(stage, self.index)
         self._turn = self.context.randomness.enter(stage, self.index, self.context.stage_device(stage))
         if stage == 0:
             self.starts[0] = _next_number()
@@ -300,8 +300,8 @@ class MicroBatch:
         with torch.enable_grad():
             leaf = value.detach().requires_grad_()
             device = self.context.device(self.stage)
-            self.context.before_transfer(value, self.stage)
-            received = leaf.to(device, copy=True) if device is not None else leaf.clone()
+            with self.context.copying(value, self.stage):
+                received = leaf.to(device, copy=True) if device is not None else leaf.clone()
         link = Link(self._source(value), self.stage, value, leaf, received)
         links.append(link)
         self.links.append(link)
@@ -312,8 +312,8 @@ class MicroBatch:
         key = (id(value), self.stage)
         if key not in self._moved:
             device = self.context.device(self.stage)
-            self.context.before_transfer(value, self.stage)
-            self._moved[key] = (value, value.to(device))
+            with self.context.copying(value, self.stage):
+                self._moved[key] = (value, value.to(device))
         return self._moved[key][1]
 
     def _source(self, value: Tensor) -> int:

@@ -117,7 +117,9 @@ class Pipeline:
             self, self._pool.dismiss
         )  # a cell that is run again drops its pipeline without closing it
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
-        self._ranks = rank_devices(list(names))
+        # Of updated weights one version gives way to the next: on several streams another could still be reading it.
+        one_stream = self.clock == "virtual" or bool((plan.schedule.table.kind == CODES[Kind.U]).any())
+        self._ranks = rank_devices(list(names), one_stream=one_stream)
         streams = [self._ranks[rank] for rank in plan.schedule.placement.ranks[: plan.split.num_stages]]
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)

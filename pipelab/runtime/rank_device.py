@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class HostTimed:
@@ -19,8 +21,8 @@ class HostTimed:
         """Called once before a step."""
         self.finish()
 
-    def activate(self) -> None:
-        """Makes the device current in the calling thread."""
+    def activate(self, microbatch: int = 0) -> None:
+        """Makes the device current in the calling thread, for what this rank does with a micro-batch."""
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """Makes the device current in the calling thread for a while."""
@@ -48,60 +50,115 @@ class HostTimed:
 
 
 class EventTimed:
-    """An NVIDIA GPU with a stream of its own. Nothing inside a step waits for it: its own events tell the time.
+    """A rank on an NVIDIA GPU. Nothing inside a step waits for the GPU: its own events tell the time.
 
-    The events of two GPUs cannot be subtracted, so each device records an anchor beside the host's time when a step
+    A rank alone on its GPU has one stream. Ranks that share a GPU have as many streams in common, and micro-batch i
+    runs on stream i modulo their number, on whichever rank:
+
+        stream 0   0F0 . 1F0 . 1B0 . 0B0      a rank's actions follow each other by events,
+        stream 1       0F1 . 1F1 . 1B1 . 0B1  so that the two ranks compute at the same time
+
+    Per micro-batch and not per rank, since much passes from stage to stage that nobody sees (masks, positions): on one
+    stream its memory is not handed out again before the last to read it is done.
+
+    The events of two GPUs cannot be subtracted, so each rank records an anchor beside the host's time when a step
     begins, and reads its events against it when the step is over.
+
+    Args:
+        device: the GPU.
+        streams: that micro-batches take turns on.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, streams: list[torch.cuda.Stream]) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self._streams = streams
+        self._last: torch.cuda.Event | None = None  # where this rank's last action ended
         self._anchor: Any = None
         self._anchor_time = 0.0
 
     def begin_step(self) -> None:
         torch.cuda.synchronize(self.device)  # what the caller did to the weights is done
+        self._last = None
         self._anchor = torch.cuda.Event(enable_timing=True)
-        self._anchor.record(self.stream)
+        self._anchor.record(self._streams[0])
         self._anchor_time = time.perf_counter()
 
-    def activate(self) -> None:
+    def activate(self, microbatch: int = 0) -> None:
         torch.cuda.set_device(self.device)
-        torch.cuda.set_stream(self.stream)
+        stream = self._streams[microbatch % len(self._streams)]
+        torch.cuda.set_stream(stream)
+        if self._last is not None and len(self._streams) > 1:
+            stream.wait_event(self._last)
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.cuda.stream(self.stream)
+        return torch.cuda.stream(self._streams[0])
 
     def wait(self, marks: list[Any]) -> None:
+        stream = torch.cuda.current_stream(self.device)
         for mark in marks:
             if isinstance(mark, torch.cuda.Event):
-                self.stream.wait_event(mark)
+                stream.wait_event(mark)
 
     def mark(self) -> Any:
         event = torch.cuda.Event(enable_timing=True)
-        event.record(self.stream)
+        event.record(torch.cuda.current_stream(self.device))
+        self._last = event
         return event
 
     def seconds(self, mark: Any) -> float:
         return self._anchor_time + float(self._anchor.elapsed_time(mark)) / 1000
 
     def finish(self) -> None:
-        self.stream.synchronize()
+        for stream in self._streams:
+            stream.synchronize()
 
 
 RankDevice = HostTimed | EventTimed
 
 
-def rank_devices(names: list[str]) -> list[RankDevice]:
+def rank_devices(names: list[str], *, one_stream: bool = False) -> list[RankDevice]:
     """The device of each rank.
 
-    Ranks on one GPU share its stream: values without gradients (masks, ids) pass from stage to stage uncopied, and with
-    two streams the allocator could hand their memory to one stream while the other still reads it.
+    Args:
+        names: one a rank; ranks may share a device.
+        one_stream: whether the ranks of a GPU share one stream, so that nothing there runs at the same time.
     """
-    made: dict[str, RankDevice] = {}
+    streams: dict[str, list[torch.cuda.Stream]] = {}
+    devices: list[RankDevice] = []
     for name in names:
-        if name not in made:
-            device = torch.device(name)
-            made[name] = EventTimed(device) if device.type == "cuda" else HostTimed(device)
-    return [made[name] for name in names]
+        device = torch.device(name)
+        if device.type != "cuda":
+            devices.append(HostTimed(device))
+            continue
+        if name not in streams:
+            count = 1 if one_stream else names.count(name)
+            streams[name] = [torch.cuda.Stream(device) for _ in range(count)]
+        devices.append(EventTimed(device, streams[name]))
+    return devices
+
+
+class CopyStreams:
+    """Streams for copies off a GPU, one for each sender and receiver, beside those that compute."""
+
+    def __init__(self) -> None:
+        self._streams: dict[tuple[torch.device, torch.device], torch.cuda.Stream] = {}
+
+    @contextlib.contextmanager
+    def copying(self, value: Tensor, receiver: torch.device) -> Iterator[None]:
+        """Around a copy of `value` to another device: the sender's own streams compute on meanwhile.
+
+        The copy waits for the receiver's stream of this thread, which has waited for the action that made the value (a
+        CPU's thread has waited itself); and the value's memory stays taken until the copy is done.
+        """
+        if value.device.type != "cuda" or value.device == receiver:
+            yield
+            return
+        key = (value.device, receiver)
+        if key not in self._streams:
+            self._streams[key] = torch.cuda.Stream(value.device)
+        stream = self._streams[key]
+        if receiver.type == "cuda":
+            stream.wait_stream(torch.cuda.current_stream(receiver))
+        value.record_stream(stream)
+        with torch.cuda.stream(stream):
+            yield

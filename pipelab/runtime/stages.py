@@ -169,10 +169,10 @@ class SuspendedStages:
                 and link.leaf is not None
                 and link.leaf.grad is not None
             ):
-                run.context.before_transfer(link.leaf.grad, stage)
                 assert link.edge is not None  # dropped together with what was sent
                 roots.append(link.edge)
-                gradients.append(link.leaf.grad.to(link.sent.device))
+                with run.context.copying(link.leaf.grad, stage):
+                    gradients.append(link.leaf.grad.to(link.sent.device))
         root = run.result.root if run.result is not None and run.result.counts else None
         if stage == run.stages[-1] and root is not None and root.requires_grad:
             roots.append(get_gradient_edge(root))

@@ -72,3 +72,87 @@ def test_a_gpu_is_profiled_and_serves_virtual_devices():
     with pp.Pipeline(model, split, schedule, loss_fn=loss_fn, devices=pp.virtual(4, device="cuda:0")) as pipe:
         assert pp.check_gradients(pipe, x, y)
         assert pipe.step(x, y).trace.clock == "virtual"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("interleaved-1f1b", {"stages_per_rank": 2}),
+        ("zb-h1", {}),
+        ("zb-v", {"stages_per_rank": 2}),
+        ("chimera", {}),
+    ],
+)
+def test_ranks_that_share_a_gpu_keep_the_law_under_every_kind_of_schedule(name, options):
+    model, x, y, loss_fn = gpt(layers=6)
+    schedule = pp.schedule(name, num_ranks=2, num_microbatches=8, **options)
+    cuts = ["blocks.1", "blocks.3", "blocks.5"][: schedule.num_model_stages - 1]
+    with pp.Pipeline(model, pp.Split(cuts), schedule, loss_fn=loss_fn, devices=["cuda:0"] * 2) as pipe:
+        for _ in range(3):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+
+
+class Masked(torch.nn.Module):
+    """Masks and positions, without gradients, pass from stage to stage unseen; each is freed while others are made."""
+
+    def __init__(self, width=256, layers=8):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, x):
+        mask = (x.detach() > 0).double()
+        for layer in self.layers:
+            x = layer(x) * mask + x
+            mask = mask.roll(1, 0) * 0.5 + 0.25
+        return x
+
+
+def test_memory_of_values_without_gradients_is_not_handed_out_while_another_rank_reads_it():
+    torch.manual_seed(0)
+    model = Masked().double()
+    x, y = torch.randn(64, 256).double(), torch.randn(64, 256).double()
+    schedule = pp.schedule("1f1b", num_ranks=4, num_microbatches=16)
+    cuts = pp.Split(["layers.2", "layers.4", "layers.6"])
+    loss_fn = torch.nn.functional.mse_loss
+    with pp.Pipeline(model, cuts, schedule, loss_fn=loss_fn, devices=["cuda:0"] * 4) as pipe:
+        for _ in range(10):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+            assert torch.allclose(pipe.forward(x).cpu(), model(x.cuda()).detach().cpu())
+
+
+def test_how_often_a_step_waits_for_the_gpu_does_not_depend_on_the_micro_batches(monkeypatch):
+    waits = []
+    for kind, name in ((torch.cuda, "synchronize"), (torch.cuda.Stream, "synchronize")):
+        plain = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *args, plain=plain: (waits.append(1), plain(*args))[1])
+    counts = []
+    for m in (2, 8):
+        model, x, y, loss_fn = gpt()
+        schedule = pp.schedule("1f1b", num_ranks=2, num_microbatches=m)
+        with pp.Pipeline(
+            model, pp.Split(["blocks.2"]), schedule, loss_fn=loss_fn, devices=["cuda:0"] * 2
+        ) as pipe:
+            pipe.step(x, y)
+            waits.clear()
+            pipe.step(x, y)
+            counts.append(len(waits))
+    assert counts[0] == counts[1] > 0
+
+
+def test_virtual_devices_on_a_gpu_run_one_action_at_a_time():
+    model, x, y, loss_fn = gpt(layers=4, width=128, heads=4)
+    schedule = pp.schedule("zb-h1", num_ranks=2, num_microbatches=8)
+    with pp.Pipeline(
+        model, pp.Split(["blocks.2"]), schedule, loss_fn=loss_fn, devices=pp.virtual(2, device="cuda:0")
+    ) as pipe:
+        assert pp.check_gradients(pipe, x, y)
+        assert len({id(stream) for rank in pipe._ranks for stream in rank._streams}) == 1
+        assert pipe.step(x, y).trace.clock == "virtual"
+
+
+def test_a_profile_of_ranks_that_share_a_gpu_is_refused():
+    model, x, y, loss_fn = gpt()
+    with pytest.raises(pp.PipelabError, match="only the CPU is shared"):
+        pp.profile(model.cuda(), x.cuda(), y.cuda(), loss_fn=loss_fn, device="cuda:0", ranks=2)
