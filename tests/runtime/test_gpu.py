@@ -19,7 +19,7 @@ def placements():
 
 
 @pytest.mark.parametrize("model_name", ZOO)
-@pytest.mark.parametrize("name", ["gpipe", "1f1b"])
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb-h1"])
 def test_loss_outputs_and_gradients_equal_the_whole_models(model_name, name):
     for devices in placements():
         make, cuts = ZOO[model_name]
