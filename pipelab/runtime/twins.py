@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.held import has_graph
 from pipelab.runtime.kept import OTHERS_STATE
 from pipelab.runtime.loss import loss_modules
 from pipelab.runtime.parameters import add_gradient
@@ -165,16 +166,16 @@ class Twin:
     ) -> None:
         """An attribute was set since the twin was made: by the user, or by a forward, whose values are not wanted."""
         value = mine[name]
-        if isinstance(value, Tensor) and value.grad_fn is None:
-            theirs[name] = seen[name] = value
+        if has_graph(value):
+            theirs.pop(name, None)
             return
+        seen[name] = value
         memo: dict[int, Any] = {id(module): twin for module, twin in self._modules}
         memo |= {id(parameter): twin for parameter, twin in self.parameters}
         try:
-            theirs[name] = copy.deepcopy(value, memo)
-            seen[name] = value
-        except Exception:  # it holds a graph; the twin's own forward makes its own
-            theirs.pop(name, None)
+            theirs[name] = value if isinstance(value, Tensor) else copy.deepcopy(value, memo)
+        except Exception:  # a lock, a file: there is one of these
+            theirs[name] = value
 
     def _refresh_hooks(self, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
         for name in _HOOKS:
@@ -252,13 +253,21 @@ def _copied(model: nn.Module, device: Callable[[Tensor], torch.device] | None) -
         for value in shared:
             memo.setdefault(id(value), value)
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise PipelabError(
             f"This schedule runs on copies of the model, but copy.deepcopy(model) fails for {type(model).__name__}: "
             f"{type(error).__name__}: {error}. Give the class what it needs to be copied (a __deepcopy__ of the part "
             f"that cannot), or use a schedule with one chain, such as 1f1b."
         ) from error
+    mine, theirs = dict(model.named_parameters()), dict(copied.named_parameters())
+    if theirs.keys() != mine.keys() or any(theirs[name] is mine[name] for name in mine):
+        raise PipelabError(
+            f"This schedule runs on copies of the model, but copy.deepcopy(model) gives no copy with parameters of its "
+            f"own: {type(model).__name__} has a __deepcopy__ that does something else. Use a schedule with one chain, "
+            f"such as 1f1b."
+        )
+    return copied
 
 
 def _plain_tensors(value: Any) -> list[Tensor]:

@@ -330,3 +330,16 @@ def test_a_token_mean_is_right_with_loss_weight():
 def test_the_chain_of_a_microbatch_is_the_placements():
     with pipeline(mlp(), ["4"], num_microbatches=5) as pipe:
         assert pipe._chains.of_microbatch == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model_name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
+def test_chains_that_end_on_different_devices_keep_the_law(model_name, name):
+    for devices in (["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"]):
+        (model, x, y, loss_fn), cuts = made_for(model_name)
+        schedule = schedule_for(name, 2, 5)
+        with pp.Pipeline(model, pp.Split(cuts[1:2]), schedule, loss_fn=loss_fn, devices=devices) as pipe:
+            for _ in range(2):
+                check = pp.check_gradients(pipe, x, y)
+                assert check, f"{devices}: {check}"

@@ -353,3 +353,21 @@ def test_a_loss_that_is_not_finite_is_shown_with_its_minibatch():
     batches[1][1][0, 0] = float("nan")
     with pipeline(model_with()) as pipe:
         assert "not finite, first in mini-batch 1" in str(pp.train(pipe, batches, optimizer=SGD))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["pipedream", "pipedream-2bw"])
+def test_updates_on_a_gpu_are_those_of_the_cpu(name):
+    options = (
+        {"num_minibatches": 4, "num_microbatches": 2} if name == "pipedream-2bw" else {"num_microbatches": 4}
+    )
+    schedule = pp.schedule(name, num_ranks=2, **options)
+    found = []
+    for devices in (["cpu", "cpu"], ["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["cpu", "cuda:0"]):
+        model = model_with()
+        with pp.Pipeline(model, pp.Split(CUTS[2]), schedule, loss_fn=F.mse_loss, devices=devices) as pipe:
+            run = pp.train(pipe, batches_for(4), optimizer=OPTIMIZERS["adam"])
+        found.append((run.losses, model.cpu().state_dict()))
+    for losses, weights in found[1:]:
+        torch.testing.assert_close(losses, found[0][0], rtol=1e-9, atol=0)
+        torch.testing.assert_close(weights, found[0][1], rtol=1e-7, atol=1e-9)

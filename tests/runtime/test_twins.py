@@ -2,6 +2,7 @@
 
 import copy
 import io
+import threading
 import types
 
 import pytest
@@ -227,6 +228,25 @@ def test_a_model_that_cannot_be_copied_is_refused_with_the_reason():
         pp.PipelabError, match=r"deepcopy\(model\) fails for Single: RuntimeError: there is only one"
     ):
         Twin(Single(2, 2), lambda tensor: tensor.device)
+
+
+def test_a_model_that_gives_itself_for_a_copy_is_refused():
+    class Same(nn.Linear):
+        def __deepcopy__(self, memo):
+            return self
+
+    with pytest.raises(
+        pp.PipelabError, match="gives no copy with parameters of its own: Same has a __deepcopy__"
+    ):
+        Twin(Same(2, 2), lambda tensor: tensor.device)
+
+
+def test_what_there_is_one_of_is_shared_when_it_is_set():
+    model = nn.Linear(2, 2)
+    twin = twin_of(model)
+    model.lock = threading.Lock()
+    twin.refresh()
+    assert twin.model.lock is model.lock
 
 
 def test_a_lazy_parameter_is_refused():
