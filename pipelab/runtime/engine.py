@@ -94,6 +94,15 @@ def with_weight_gradients(schedule: Schedule) -> frozenset[tuple[int, int]]:
     return frozenset(zip(stages.tolist(), table.microbatch[rows].tolist(), strict=True))
 
 
+def most_in_flight(schedule: Schedule) -> int:
+    """The most micro-batches whose forward has begun at stage 0 and whose backward there has not."""
+    table = schedule.table
+    kinds = table.kind[
+        (table.stage == 0) & np.isin(table.kind, [CODES[kind] for kind in (Kind.F, Kind.B, Kind.I)])
+    ]
+    return int(np.cumsum(np.where(kinds == CODES[Kind.F], 1, -1)).max())
+
+
 def forwards_only(schedule: Schedule, num_microbatches: int) -> Schedule:
     """The forwards of the first micro-batches, in the schedule's own order and on its ranks."""
     orders = [

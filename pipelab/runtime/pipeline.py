@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from pipelab.runtime.cautions import Cautions
 from pipelab.runtime.chains import Chains
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
-from pipelab.runtime.engine import Cell, Execution, Progress, program, with_weight_gradients
+from pipelab.runtime.engine import Cell, Progress, most_in_flight, program, with_weight_gradients
 from pipelab.runtime.followed import Followed
 from pipelab.runtime.inputs import Args, Batch, batch_size
 from pipelab.runtime.loss import Call, LossFn, Result, forward_call, loss_call, loss_modules, total_loss
@@ -38,6 +37,7 @@ from pipelab.runtime.preserve import WrittenGradients, preserved
 from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule, check_step
+from pipelab.runtime.runner import Runner
 from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.step import Step
 from pipelab.runtime.step_guard import StepGuard
@@ -111,7 +111,7 @@ class Pipeline:
         self.batch_dims = dims
         self.plan = Plan(plan.split, plan.schedule, devices=resolved, links=plan.links)
         self.clock = "virtual" if isinstance(resolved, VirtualDevices) else "wall"
-        self._threads = device_choice.threads_per_rank(resolved)
+        threads = device_choice.threads_per_rank(resolved)
         self._pool = ThreadPool()
         weakref.finalize(
             self, self._pool.dismiss
@@ -119,18 +119,17 @@ class Pipeline:
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
         # Of updated weights one version gives way to the next: on several streams another could still be reading it.
         one_stream = self.clock == "virtual" or bool((plan.schedule.table.kind == CODES[Kind.U]).any())
-        self._ranks = rank_devices(list(names), one_stream=one_stream)
-        streams = [self._ranks[rank] for rank in plan.schedule.placement.ranks[: plan.split.num_stages]]
+        ranks = rank_devices(list(names), one_stream=one_stream)
+        streams = [ranks[rank] for rank in plan.schedule.placement.ranks[: plan.split.num_stages]]
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)
-        self._cut = CutModel(model, plan.split.cuts, streams, self._pool, self._threads)
-        self._chains = Chains(self._cut, plan.schedule, self._ranks, loss_fn)
+        self._cut = CutModel(model, plan.split.cuts, streams, self._pool, threads)
+        self._chains = Chains(self._cut, plan.schedule, ranks, loss_fn)
+        self._runner = Runner(ranks, self._pool, threads, self.clock == "virtual", self._cut.randomness)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model, loss_modules(loss_fn))
         self._cautions = Cautions(model, plan.split, plan.schedule.num_microbatches, self._cut.same_device)
-        self._execution: Execution | Search | None = None
-        self._interrupted = False
         self._closed = False
 
     # -- what it is ---------------------------------------------------------------------------------------------
@@ -247,7 +246,7 @@ class Pipeline:
             random_state = torch.get_rng_state()
             learning = True not in self._cut.flow.learnt
             slowed = ("learning",) * learning + ("memory",) * memory
-            followed = Followed(self.schedule, self._training, self._ranks) if memory else None
+            followed = Followed(self.schedule, self._training, self._runner.ranks) if memory else None
             turns = 1 + extra_steps(self.schedule, self.devices, slowed)
             part = part_of(progress, 0, turns)
             results, times = self._run(self.schedule, self._training, calls, part, followed=followed)
@@ -288,10 +287,7 @@ class Pipeline:
 
     def interrupt(self) -> None:
         """Stops a step that runs in another thread: it raises KeyboardInterrupt there. Safe from any thread."""
-        self._interrupted = True
-        execution = self._execution
-        if execution is not None:
-            execution.stop()
+        self._runner.interrupt()
 
     def close(self) -> None:
         """Ends the threads; a step that is running elsewhere is interrupted. The weights stay where they are."""
@@ -313,7 +309,7 @@ class Pipeline:
     @contextmanager
     def _step(self) -> Iterator[WrittenGradients]:
         with self._guard.step(self.interrupt) as (written, interrupts):
-            self._interrupted = False
+            self._runner.interrupted = False
             if interrupts.caught:  # before the line above
                 raise KeyboardInterrupt
             if self._closed:
@@ -322,7 +318,7 @@ class Pipeline:
                 )
             self._fingerprint.check(self.model)
             yield written
-            if self._interrupted:
+            if self._runner.interrupted:
                 raise KeyboardInterrupt
 
     def _run(
@@ -341,42 +337,11 @@ class Pipeline:
         stages = SuspendedStages(contexts, calls, [0] * len(calls) if alone else self._chains.of_microbatch)
         with nullcontext() if alone else self._chains.gathering():
             runner = stages if followed is None else followed.around(stages)
-            times = self._execute(schedule, cells, runner, progress)
+            times = self._runner.execute(schedule, cells, runner, progress)
+            self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
         self._leaks = tuple(leak for context in contexts for leak in context.leaks)
         self._notes = stages.notes
         return [m.result for m in stages.microbatches if m.result is not None], times
-
-    def _execute(
-        self,
-        schedule: Schedule,
-        cells: Sequence[Cell],
-        stages: SuspendedStages | Followed,
-        progress: Progress | None,
-    ) -> Times:
-        execution = Execution(cells, self._orders(schedule, cells), stages, self._ranks, self._threads)
-        host_threads = torch.get_num_threads()
-        self._cut.randomness.begin_step()
-        self._execution = execution
-        try:
-            with stages.running():
-                if self._interrupted:
-                    raise KeyboardInterrupt
-                execution.run(self._pool, progress)
-                if execution.stopped:
-                    raise KeyboardInterrupt
-        finally:
-            self._execution = None
-            self._cut.randomness.end_step()
-            torch.set_num_threads(host_threads)  # parts of this setting (MKL's) are global to the process
-        self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
-        return execution.times()
-
-    def _orders(self, schedule: Schedule, cells: Sequence[Cell]) -> list[list[Cell]]:
-        if self.clock == "virtual":
-            return [[cells[index] for index in schedule.topological_order]]
-        return [
-            [cell for cell in cells if cell.rank == rank] for rank in sorted({cell.rank for cell in cells})
-        ]
 
     def _times_aside(self, batch: Batch, calls: list[Call], progress: Progress | None) -> Times:
         """One more step for the sake of its times: gradients, buffers and random state are put back."""
@@ -394,11 +359,8 @@ class Pipeline:
         if not bad:
             return None
         call = loss_call(self.model, self.loss_fn, batch, bad[0], weights[bad[0]], self._cut.devices)
-        search = self._execution = Search(self._cut, self.loss_fn, call, bad[0])
-        try:
-            return search.run(random_state)
-        finally:
-            self._execution = None
+        search = Search(self._cut, self.loss_fn, call, bad[0])
+        return self._runner.search(search, random_state)
 
     def _trace(self, times: Times, extra: Sequence[Times], slowed: Sequence[str]) -> Trace:
         return measured_trace(
@@ -412,15 +374,6 @@ class Pipeline:
             extra=extra,
             slowed=slowed,
         )
-
-
-def most_in_flight(schedule: Schedule) -> int:
-    """The most micro-batches whose forward has begun at stage 0 and whose backward there has not."""
-    table = schedule.table
-    kinds = table.kind[
-        (table.stage == 0) & np.isin(table.kind, [CODES[kind] for kind in (Kind.F, Kind.B, Kind.I)])
-    ]
-    return int(np.cumsum(np.where(kinds == CODES[Kind.F], 1, -1)).max())
 
 
 def _loss(result: Result) -> Tensor:

@@ -17,12 +17,12 @@ from pipelab.core.actions import Action, Kind
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.context import StepContext
-from pipelab.runtime.engine import Progress, program, with_weight_gradients
+from pipelab.runtime.engine import Progress, most_in_flight, program, with_weight_gradients
 from pipelab.runtime.loss import loss_modules
 from pipelab.runtime.loss_weights import LossWeight
 from pipelab.runtime.measured import measured_trace
 from pipelab.runtime.minibatches import MiniBatches
-from pipelab.runtime.pipeline import Pipeline, most_in_flight
+from pipelab.runtime.pipeline import Pipeline
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.runnable import check_updates
 from pipelab.runtime.stage_weights import GivenOptimizer, StageWeights, stage_weights
@@ -119,7 +119,8 @@ def _learn(pipe: Pipeline, data: MiniBatches) -> None:
         stages = SuspendedStages([context], [data.call(pipe, pipe.model, 0)], [0])
         inputs = data.batches[0].wanting_gradients()
         with preserved(pipe.model, *loss_modules(pipe.loss_fn), inputs=inputs):
-            pipe._execute(schedule, program(schedule), stages, None)
+            pipe._runner.execute(schedule, program(schedule), stages)
+        pipe._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
 
 
 def _check_learnt(pipe: Pipeline) -> None:
@@ -156,7 +157,7 @@ def _run(
     slots = [i // data.per_minibatch % len(copies) for i in range(schedule.num_microbatches)]
     calls = [data.call(pipe, copies[slot].cut_model.model, i) for i, slot in enumerate(slots)]
     stages = UpdatedStages(contexts, calls, slots, copies, weights, data.per_minibatch)
-    times = pipe._execute(schedule, pipe._training, stages, progress)
+    times = pipe._runner.execute(schedule, pipe._training, stages, progress)
     for copy in copies:
         copy.check_unchanged()
         for stage in range(len(weights)):

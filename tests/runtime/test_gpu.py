@@ -148,7 +148,7 @@ def test_virtual_devices_on_a_gpu_run_one_action_at_a_time():
         model, pp.Split(["blocks.2"]), schedule, loss_fn=loss_fn, devices=pp.virtual(2, device="cuda:0")
     ) as pipe:
         assert pp.check_gradients(pipe, x, y)
-        assert len({id(stream) for rank in pipe._ranks for stream in rank._streams}) == 1
+        assert len({id(stream) for rank in pipe._runner.ranks for stream in rank._streams}) == 1
         assert pipe.step(x, y).trace.clock == "virtual"
 
 
