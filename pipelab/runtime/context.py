@@ -28,13 +28,19 @@ class StepContext:
         cut_model: the model and what is known about it.
         in_flight: the most micro-batches whose forward has begun and whose backward has not ended.
         split: the (stage, micro-batch) pairs whose weight gradients have an action of their own.
+        rehearsal: whether this is one micro-batch before a first step, to learn from.
 
     Attributes:
-        entered: while learning, the stages that any micro-batch has entered.
+        counting: whether the bytes that a micro-batch keeps are counted.
+        entered: the stages that any micro-batch has entered.
     """
 
     def __init__(
-        self, cut_model: CutModel, in_flight: int, split: frozenset[tuple[int, int]] = frozenset()
+        self,
+        cut_model: CutModel,
+        in_flight: int,
+        split: frozenset[tuple[int, int]] = frozenset(),
+        rehearsal: bool = False,
     ) -> None:
         self._cut_model = cut_model
         self._in_flight = in_flight
@@ -48,7 +54,8 @@ class StepContext:
         self.grad = torch.is_grad_enabled()
         self.weight_gradients = {pair: WeightGradients() for pair in split} if self.grad else {}
         self._writing = [threading.Lock() for _ in range(cut_model.num_stages)]
-        self.learning = self.grad not in self.flow.learnt
+        self.rehearsal = rehearsal
+        self.learning = self.counting = self.grad not in self.flow.learnt
         self.leaks: list[str] = []
         self.variables = contextvars.copy_context()
         self._autocast = [
@@ -83,6 +90,10 @@ class StepContext:
         """Around a step: what forwards keep on modules is kept apart for each micro-batch."""
         return self.kept_values.apart(self._in_flight, self.learning)
 
+    def dropping_activations(self) -> contextlib.AbstractContextManager[None]:
+        """Around a step: the modules of `recompute=` run again in the backward."""
+        return self._cut_model.recompute.wrapped(self)
+
     def activate(self, stage: int, microbatch: int) -> None:
         self._cut_model.streams[stage].activate(microbatch)
 
@@ -97,14 +108,21 @@ class StepContext:
         """Whether the running code is inside torch.utils.checkpoint (or another user of saved-tensor hooks)."""
         return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
-    def recomputing(self, stage: int) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def recomputing(self, microbatch: MicroBatch) -> Iterator[None]:
         """Around a backward: a checkpoint's second forward puts the global generator back for a while.
 
-        No other stage may draw in the meantime.
+        No stage may draw in the meantime. (What is recomputed for `recompute=` minds that itself.)
         """
-        if self.flow.checkpoints and stage in self.randomness.drawing_stages:
-            return self.randomness.lock
-        return contextlib.nullcontext()
+        if not (self.flow.checkpoints and self.randomness.drawing_stages):
+            yield
+            return
+        with self.randomness.lock:
+            microbatch.alone = True
+            try:
+                yield
+            finally:
+                microbatch.alone = False
 
     @contextlib.contextmanager
     def writing(self, stages: Iterable[int]) -> Iterator[None]:
@@ -141,9 +159,7 @@ class StepContext:
         Raises:
             PipelabError: gives the order in which the model calls them.
         """
-        if not self.learning:
-            return
-        if any(stage not in microbatch.stages for stage in microbatch.passed):
+        if self.learning and any(stage not in microbatch.stages for stage in microbatch.passed):
             order = ", ".join(repr(self._cut_model.names[stage - 1]) for stage in microbatch.passed)
             raise PipelabError(
                 f"The cuts are not in the order in which the model calls them: it calls {order}. "
@@ -154,7 +170,7 @@ class StepContext:
             if most:
                 self._most_entered = len(microbatch.stages)
             self.entered.update(microbatch.stages)
-            if self.grad and most:
+            if self.grad and self.counting and most:
                 self._cut_model.kept.count(microbatch, self.parameters)
                 self._cut_model.shared = self.parameters.shared()
                 self._cut_model.crossings = crossings(microbatch, self.parameters, self._cut_model.devices)
@@ -166,12 +182,14 @@ def check_entered(contexts: Sequence[StepContext]) -> None:
     Raises:
         PipelabError: names the first of them.
     """
-    if not (contexts[0].learning and contexts[0].grad):
+    first = contexts[0]
+    if first.rehearsal or first.flow.cuts_reached or not first.grad:
         return
     entered = set().union(*(context.entered for context in contexts))
-    for stage, name in enumerate(contexts[0].names, start=1):
+    for stage, name in enumerate(first.names, start=1):
         if stage not in entered:
             raise PipelabError(
                 f"A stage begins at {name!r}, but the model's forward never calls that module (no micro-batch came to "
                 f"it). Cut at a module that is called: pp.layers(model, inputs) lists them."
             )
+    first.flow.cuts_reached = True

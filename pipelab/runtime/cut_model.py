@@ -11,6 +11,7 @@ from pipelab.runtime.memory import KeptBytes
 from pipelab.runtime.parameters import Parameters
 from pipelab.runtime.randomness import Randomness
 from pipelab.runtime.rank_device import CopyStreams, RankDevice
+from pipelab.runtime.recompute import Recompute
 from pipelab.runtime.threads import ThreadPool
 from pipelab.runtime.traffic import Crossing
 
@@ -48,6 +49,7 @@ class CutModel:
         self.randomness = Randomness(model, devices)
         self.kept = KeptBytes(len(cuts) + 1)
         self.kept_values = KeptValues(model)
+        self.recompute = Recompute(self, frozenset())
         self.shared: dict[int, list[int]] = {}  # parameters by identity: the stages that use them
         self.crossings: tuple[Crossing, ...] | None = None  # known when a first micro-batch has come through
 
@@ -55,6 +57,7 @@ class CutModel:
         """A copy of the model, cut at the same places, drawing the same random numbers, to run on `streams`."""
         made = CutModel(model, self.names, streams, self.pool, self.threads)
         made.randomness = self.randomness
+        made.recompute = self.recompute
         return made
 
     @property

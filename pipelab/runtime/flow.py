@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pipelab.runtime.held import tensors_inside
 
 
 @dataclass
@@ -16,18 +21,69 @@ class Flow:
         noisy: modules whose own code, between the modules it calls, touched one; None stands for the code
             outside the model (the loss).
         callees: for each module (None as above) the modules that its code calls.
-        checkpoints: whether a module was called inside torch.utils.checkpoint.
+        called_in: for each module the stages in which it was called.
+        checkpointed: modules that the model itself called inside torch.utils.checkpoint.
+        changing: modules that changed in place what they were handed; looked at where stages are recomputed.
+        writing: modules that wrote to a buffer of their own in place; likewise.
+        cuts_reached: whether some micro-batch came to every cut.
         learnt: the settings of grad mode (True, False) for which a step has been observed.
     """
 
     sites: set[nn.Module] = field(default_factory=set)
     noisy: set[nn.Module | None] = field(default_factory=set)
     callees: dict[nn.Module | None, set[nn.Module]] = field(default_factory=dict)
-    checkpoints: bool = False
+    called_in: dict[nn.Module, set[int]] = field(default_factory=dict)
+    checkpointed: set[nn.Module] = field(default_factory=set)
+    changing: set[nn.Module] = field(default_factory=set)
+    writing: set[nn.Module] = field(default_factory=set)
+    cuts_reached: bool = False
     learnt: set[bool] = field(default_factory=set)
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether a module was called inside torch.utils.checkpoint."""
+        return bool(self.checkpointed)
+
+    @property
+    def amount(self) -> tuple[int, ...]:
+        """How much is known: what follows from it holds until this changes."""
+        known = (self.sites, self.noisy, self.checkpointed, self.changing, self.writing)
+        return (*map(len, known), sum(map(len, self.called_in.values())))
 
     def watched(self, cuts: set[nn.Module]) -> list[nn.Module]:
         """The modules that need hooks in a step that does not learn."""
         around_noise = set().union(*(self.callees.get(module, set()) for module in self.noisy))
         noisy = {module for module in self.noisy if module is not None}
         return list(cuts | self.sites | noisy | around_noise)
+
+
+class Handed:
+    """What a module was handed, and its buffers, as they were before its forward.
+
+    Args:
+        module: about to run.
+        handed: its arguments.
+    """
+
+    def __init__(self, module: nn.Module, handed: Any) -> None:
+        self._module = module
+        self._handed = handed
+        self._before = _versions(_tensors(handed))
+        self._buffers = _versions(module._buffers.values())
+
+    def compare(self, flow: Flow) -> None:
+        """Notes what the forward has changed: a tensor, or what a list, a cache or another object holds."""
+        before = {id(tensor) for tensor, _ in self._before}
+        filled = any(id(tensor) not in before for tensor in _tensors(self._handed))
+        if filled or any(tensor._version != version for tensor, version in self._before):
+            flow.changing.add(self._module)
+        if any(tensor._version != version for tensor, version in self._buffers):
+            flow.writing.add(self._module)
+
+
+def _tensors(handed: Any) -> list[Tensor]:
+    return [tensor for leaf in tree_leaves(handed) for tensor in tensors_inside(leaf)]
+
+
+def _versions(values: Iterable[Tensor | None]) -> list[tuple[Tensor, int]]:
+    return [(value, value._version) for value in values if value is not None and not value.is_inference()]

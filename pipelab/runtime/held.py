@@ -108,6 +108,13 @@ def has_graph(value: Any) -> bool:
     return any(tensor.grad_fn is not None for tensor in found)
 
 
+def tensors_inside(value: Any) -> list[Tensor]:
+    """The tensors in containers and objects, a few levels deep."""
+    found: list[Tensor] = []
+    _look(value, _DEPTH, set(), found)
+    return found
+
+
 def _look(value: Any, depth: int, seen: set[int], found: list[Tensor]) -> None:
     """Adds the tensors in a container or object; each container is looked into once."""
     if isinstance(value, Tensor):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
+from pipelab.runtime.flow import Handed
+
 if TYPE_CHECKING:
     from pipelab.runtime.context import StepContext
     from pipelab.runtime.microbatch import MicroBatch
@@ -138,7 +140,9 @@ def _before(context: StepContext) -> Any:
         if stage > microbatch.stage:
             microbatch.park(stage)
         if learning:
-            flow.checkpoints = flow.checkpoints or context.in_checkpoint()
+            flow.called_in.setdefault(module, set()).add(microbatch.stage)
+            if context.in_checkpoint() and not microbatch.recomputed:
+                flow.checkpointed.add(module)
             caller = microbatch.frames[-1][0] if microbatch.frames else None
             flow.callees.setdefault(caller, set()).add(module)
         microbatch.frames.append((module, was_on))
@@ -151,6 +155,8 @@ def _before(context: StepContext) -> Any:
             )
         if changed:
             flow.sites.add(module)
+        if context.rehearsal:
+            microbatch.handed.append(Handed(module, (mine, mine_by_name)))
         if learning or module in flow.noisy:
             microbatch.mode_on()
         return (mine, mine_by_name) if changed else None
@@ -159,6 +165,8 @@ def _before(context: StepContext) -> Any:
 
 
 def _after(context: StepContext) -> Any:
+    flow = context.flow
+
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         microbatch = current()
         if microbatch is None or microbatch.context is not context:
@@ -167,6 +175,8 @@ def _after(context: StepContext) -> Any:
         was_on = False
         while microbatch.frames:  # more than one when the model caught an exception of a module
             entered, was_on = microbatch.frames.pop()
+            if context.rehearsal:
+                microbatch.handed.pop().compare(flow)
             if entered is module:
                 break
         if was_on:

@@ -92,6 +92,10 @@ class KeptValues:
         """Whether any forward has bound an attribute."""
         return bool(self._slots)
 
+    def binds(self, module: nn.Module) -> bool:
+        """Whether a forward has bound an attribute of this module."""
+        return any(owner is module for owner, _ in self._slots)
+
     @property
     def names(self) -> list[str]:
         """The attributes that are kept apart."""
@@ -235,7 +239,9 @@ class KeptValues:
         if not isinstance(value, (Tensor, tuple)) and has_graph(value):
             self._refuse(module, name, index - 1, index)
         if isinstance(value, Tensor) and value.device.type == "cuda":
-            value.record_stream(torch.cuda.current_stream(value.device))  # another micro-batch's may get its memory
+            value.record_stream(
+                torch.cuda.current_stream(value.device)
+            )  # another micro-batch's may get its memory
         return without_graph(value)
 
     def _refuse(self, module: nn.Module, name: str, writer: int, reader: int) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.flow import Handed
 from pipelab.runtime.interception import Cancelled, ForeignValues, modes_put_back
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ class MicroBatch:
         self.finished = False
         self.cancelled = False
         self.leaky = False
+        self.recomputed = False  # while a module runs whose activations are dropped
+        self.alone = False  # while its backward keeps all others from drawing random numbers
         self.seconds: dict[int, float] = {}  # of each stage's forward, without the hand-over between threads
         self.frames: list[tuple[nn.Module, bool]] = []
+        self.handed: list[Handed] = []  # in a rehearsal, one for each frame
         self.mode: ForeignValues | None = ForeignValues(self)
         self._call: Call | None = call
         self._received: dict[int, list[Link]] = {}
@@ -181,6 +185,7 @@ class MicroBatch:
         context.leave_thread()
         # What the rest of the step needs are the links; everything else would keep activations alive.
         self.frames.clear()
+        self.handed.clear()
         self._received.clear()
         self._moved.clear()
         for link in self.links:

@@ -45,6 +45,15 @@ class Randomness:
         """The stages known to draw random numbers; their forwards run one at a time."""
         return tuple(sorted(stage for stage, draws in self._draws.items() if draws))
 
+    def may_draw(self, stage: int) -> bool:
+        """Whether a stage draws random numbers or is not known yet."""
+        return self._draws.get(stage) is not False
+
+    @property
+    def strayed(self) -> bool:
+        """Whether a stage of this step drew random numbers though it never had before."""
+        return self._strayed or not torch.equal(torch.get_rng_state(), self._left)
+
     def begin_step(self) -> None:
         """Takes the step's seed from torch's default generator, without moving that generator."""
         self._before = self._states()
@@ -58,8 +67,8 @@ class Randomness:
 
     def end_step(self) -> None:
         """Puts the generators back; the default one moves on by one draw if any stage drew."""
-        now, before = self._states(), self._before
-        if self._strayed or not torch.equal(now[0], self._left):
+        before = self._before
+        if self.strayed:
             self._draws = {}
         if not self._seeded:
             return

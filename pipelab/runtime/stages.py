@@ -57,6 +57,7 @@ class SuspendedStages:
             with contextlib.ExitStack() as stack:
                 for context in self._contexts:
                     stack.enter_context(context.keeping_apart())
+                    stack.enter_context(context.dropping_activations())
                     stack.enter_context(hooks(context))
                 if any(context.weight_gradients for context in self._contexts):
                     stack.enter_context(split_functions)
@@ -136,7 +137,7 @@ class SuspendedStages:
         if roots:
             found = leaks(run, stage, roots, context.parameters)
             with contextlib.ExitStack() as stack:
-                stack.enter_context(context.recomputing(stage))
+                stack.enter_context(context.recomputing(run))
                 if context.kept_values.in_use:
                     stack.enter_context(owned_by(run))
                 if found:
