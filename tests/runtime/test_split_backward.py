@@ -401,6 +401,21 @@ def test_a_value_that_crosses_unseen_is_repaired_exactly(virtual):
             assert check, str(check)
 
 
+def test_w_waits_for_a_backward_that_leaks_into_its_stage():
+    """Both add to the gradients of the stage's weights; done at the same time, one of them would be lost."""
+    model, pool = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), ThreadPool()
+    context = StepContext(CutModel(model, ("1",), rank_devices(["cpu"] * 2), pool, 1), 1, frozenset({(0, 0)}))
+    stages = SuspendedStages([context], [lambda stage_now: Result(None, None, None)], [0])
+    worker = threading.Thread(target=stages.backward_weight, args=(0, 0))
+    with context.writing(range(2)):
+        worker.start()
+        worker.join(0.05)
+        assert worker.is_alive()
+    worker.join(10)
+    assert not worker.is_alive()
+    pool.close()
+
+
 @BOTH
 def test_an_empty_stage_has_nothing_to_do_in_i_and_w(virtual):
     class Choosy(nn.Module):
