@@ -150,7 +150,7 @@ class StepContext:
 
     def note_left(self, stage: int, left: WeightGradients) -> None:
         """Counts what one backward has left to W."""
-        if self.learning:
+        if self.counting:
             self._cut_model.kept.count_left(stage, left.tensors(), self.parameters)
 
     def check_finished(self, microbatch: MicroBatch) -> None:

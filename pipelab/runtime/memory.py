@@ -115,6 +115,7 @@ class KeptBytes:
                 if link.received is not None:
                     self._senders[_storage(link.received)] = _storage(link.sent)
         self._saved, self._sent = saved, sent
+        self._left = [None] * len(saved)
         self.known = True
 
     def count_left(self, stage: int, tensors: Iterable[Tensor], parameters: Parameters) -> None:
