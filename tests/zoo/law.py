@@ -108,7 +108,7 @@ def accumulate(
         with _seeded(model, case, pipe, index):
             output = model(*args.args, **args.kwargs)
             loss = output.loss if loss_fn is None else loss_fn(output, goal)
-        share = _size(part) / size
+        share = 1.0 if case.options.get("reduction") == "sum" else _size(part) / size
         (loss * share).backward()
         total += loss.detach().double() * share
         outputs.append(output)

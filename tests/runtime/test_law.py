@@ -1,0 +1,130 @@
+"""The law of execution over random chains of layers, random cuts, and every schedule, also some written by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any, ClassVar
+from unittest import mock
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import pipelab as pp
+from pipelab.core.actions import Action, Kind
+from pipelab.runtime import pipeline
+from pipelab.runtime.engine import METHODS
+from pipelab.runtime.stages import SuspendedStages
+from tests.runtime.random_chains import NAMES, cases, runs, runs_plainly, schedules
+from tests.zoo.law import assert_law
+
+BOUNDED = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+class Watched(SuspendedStages):
+    """Notes every action that it is given, by the step."""
+
+    steps: ClassVar[list[list[Action]]] = []
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seen: list[Action] = []
+        self.steps.append(self.seen)
+
+
+def _noting(kind: Kind, method: str) -> Any:
+    def run(self: Watched, stage: int, microbatch: int) -> None:
+        self.seen.append(Action(kind, stage, microbatch))
+        getattr(SuspendedStages, method)(self, stage, microbatch)
+
+    return run
+
+
+for _kind, (_method, _) in METHODS.items():
+    if hasattr(SuspendedStages, _method):
+        setattr(Watched, _method, _noting(_kind, _method))
+
+
+@BOUNDED
+@given(st.data(), schedules(), st.booleans())
+def test_a_step_is_plain_accumulation_in_the_order_of_its_schedule(data, schedule, virtual):
+    case = data.draw(cases(schedule))
+    assume(runs_plainly(case))
+    devices = pp.virtual(schedule.num_ranks) if virtual else None
+    Watched.steps.clear()
+    with mock.patch.object(pipeline, "SuspendedStages", Watched):
+        assert_law(case, schedule, devices, steps=2)
+    whole_steps = [step for step in Watched.steps if any(action.kind is not Kind.F for action in step)]
+    assert len(whole_steps) >= 2
+    for step in whole_steps:
+        assert by_rank(step, schedule) == simulated_order(schedule)
+
+
+def by_rank(actions: list[Action], schedule: pp.Schedule) -> dict[int, list[Action]]:
+    found = defaultdict(list)
+    for action in actions:
+        found[schedule.placement.ranks[action.stage]].append(action)
+    return found
+
+
+def simulated_order(schedule: pp.Schedule) -> dict[int, list[Action]]:
+    """The actions of each rank by the time at which a simulation starts them."""
+    ones = (1.0,) * schedule.num_model_stages
+    trace = pp.simulate(schedule, pp.Costs(forward=ones, input_grad=ones, weight_grad=ones))
+    cells = [cell for order in schedule.orders for cell in order]
+    started = [cells[i] for i in np.argsort(trace.start, kind="stable")]
+    return by_rank([part for cell in started for part in cell.members or (cell,)], schedule)
+
+
+@settings(BOUNDED, max_examples=4)
+@given(st.data(), st.integers(0, 1000))
+def test_dropout_is_the_same_under_every_schedule(data, seed):
+    all_of_them = [made for made in map(with_four_stages, NAMES) if made is not None]
+    assert len(all_of_them) == len(NAMES)
+    two_chains = next(made for made in all_of_them if made.placement.chains > 1)
+    case = data.draw(cases(two_chains, kinds=("linear", "tanh", "dropout", "layer norm", "conv", "tied")))
+    assume(runs_plainly(case) and any(layer.kind == "dropout" for layer in case.model.layers))
+    first = None
+    for number, schedule in enumerate(all_of_them):
+        devices = pp.virtual(schedule.num_ranks) if number % 2 else ["cpu"] * schedule.num_ranks
+        found = [result.clone() for result in step_with_seed(copy.deepcopy(case), schedule, devices, seed)]
+        first = found if first is None else first
+        for ours, theirs in zip(found, first, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13, msg=schedule.name)
+
+
+def with_four_stages(name: str) -> pp.Schedule | None:
+    for p in (2, 4):
+        for v in (1, 2):
+            try:
+                made = pp.schedule(name, num_ranks=p, num_microbatches=4, stages_per_rank=v)
+            except pp.PipelabError:
+                continue
+            if made.num_model_stages == 4 and runs(made):
+                return made
+    return None
+
+
+def step_with_seed(case: Any, schedule: pp.Schedule, devices: Any, seed: int) -> list[torch.Tensor]:
+    """Loss, outputs and gradients of a second step."""
+    split = pp.Split(case.cuts)
+    with pp.Pipeline(
+        case.model, split, schedule, loss_fn=case.loss_fn, devices=devices, **case.options
+    ) as pipe:
+        for _ in range(2):
+            case.model.zero_grad()
+            torch.manual_seed(seed)
+            step = pipe.step(case.inputs, case.target)
+    return [
+        step.loss,
+        *step.outputs.values(),
+        *(p.grad for p in case.model.parameters() if p.grad is not None),
+    ]
