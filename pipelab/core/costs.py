@@ -23,7 +23,17 @@ __all__ = ["Costs", "Links", "StageBytes"]
 _PER_STAGE = ("forward", "input_grad", "weight_grad", "backward", "update", "overlap")
 
 
-def _amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]:
+def as_amounts(name: str, values: Iterable[float], unit: str) -> tuple[float, ...]:
+    """Numbers that are finite, not negative and not too large.
+
+    Args:
+        name: of the field, for errors.
+        values: the numbers.
+        unit: "seconds" or "bytes".
+
+    Raises:
+        PipelabError: something else.
+    """
     try:
         found = tuple(values)
         total = math.fsum(found)
@@ -54,7 +64,7 @@ def as_band(name: str, value: Iterable[float] | None, ordered: bool = True) -> t
     """
     if value is None:
         return None
-    pair = _amounts(name, value, "seconds")
+    pair = as_amounts(name, value, "seconds")
     if len(pair) != 2 or min(pair) <= 0 or (ordered and pair[0] > pair[1]):
         what = "two positive numbers, the lower one first" if ordered else "two positive numbers"
         raise PipelabError(f"{name} is {pair}; it must be {what}.")
@@ -95,7 +105,7 @@ class StageBytes:
         for name in names:
             values = getattr(self, name)
             if values is not None or name in names[:3]:
-                object.__setattr__(self, name, _amounts(name, values, "bytes"))
+                object.__setattr__(self, name, as_amounts(name, values, "bytes"))
         _same_length(self, names)
 
     @property
@@ -162,7 +172,7 @@ class Costs(Saved):
         for name in _PER_STAGE:
             values = getattr(self, name)
             if values is not None:
-                object.__setattr__(self, name, _amounts(name, values, "seconds"))
+                object.__setattr__(self, name, as_amounts(name, values, "seconds"))
             elif name in _PER_STAGE[:3]:
                 raise PipelabError(f"{name} is None; it must be seconds per stage.")
         _same_length(self, _PER_STAGE)

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelab.core import strict_json
 from pipelab.core.actions import as_index
-from pipelab.core.costs import Costs, Links, StageBytes, as_band
+from pipelab.core.costs import Costs, Links, StageBytes, as_amounts, as_band
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.recurrence import FloatArray
 from pipelab.core.saving import Saved
@@ -80,6 +80,8 @@ class Profile(Saved):
         device: where it was measured.
         notes: what to know about the numbers.
         backward: seconds of B for each layer; None means I + W.
+        border: seconds of F and of B (as of I) that every stage takes besides those of its layers, to receive and to
+            send.
         reference: seconds that a fixed piece of work took before the measurement and after it; see `drift`.
         band: between which multiples of these seconds the machine ran while they were measured; None when that is not
             known. Predictions carry it on (`Trace.band`).
@@ -100,6 +102,7 @@ class Profile(Saved):
     device: str
     notes: tuple[str, ...] = ()
     backward: tuple[Affine, ...] | None = None
+    border: tuple[float, float] = (0.0, 0.0)
     reference: tuple[float, float] | None = None
     band: tuple[float, float] | None = None
 
@@ -127,6 +130,9 @@ class Profile(Saved):
         object.__setattr__(self, "batch_size", _size(self.batch_size))
         for name in ("reference", "band"):
             object.__setattr__(self, name, as_band(name, getattr(self, name), ordered=name == "band"))
+        object.__setattr__(self, "border", as_amounts("border", self.border, "seconds"))
+        if len(self.border) != 2:
+            raise PipelabError(f"border is {self.border}; it must be seconds of F and of B.")
 
     @property
     def drift(self) -> float | None:
@@ -199,13 +205,13 @@ class Profile(Saved):
             links: the links between ranks; None is free links.
 
         Returns:
-            Seconds and bytes per stage: those of its layers summed; its output is that of its last layer, which it
-            keeps, too, until its backward.
+            Seconds and bytes per stage: those of its layers summed, and the seconds of its border; its output is that
+            of its last layer, which it keeps, too, until its backward.
         """
         size, stages = self._size(batch_size), self.stages(split)
 
-        def total(lines: Sequence[Affine]) -> tuple[float, ...]:
-            return tuple(math.fsum(line.at(size) for line in lines[stage]) for stage in stages)
+        def total(lines: Sequence[Affine], more: float = 0.0) -> tuple[float, ...]:
+            return tuple(math.fsum([more, *(line.at(size) for line in lines[stage])]) for stage in stages)
 
         outputs = tuple(self.output_bytes[stage.stop - 1].at(size) for stage in stages)
         kept = zip(total(self.activation_bytes), (*outputs[:-1], 0.0), strict=True)
@@ -214,8 +220,9 @@ class Profile(Saved):
             activations=tuple(map(sum, kept)),
             outputs=outputs,
         )
-        seconds = (total(self.forward), total(self.input_grad), total(self.weight_grad))
-        whole = None if self.backward is None else total(self.backward)
+        first, second = self.border
+        seconds = (total(self.forward, first), total(self.input_grad, second), total(self.weight_grad))
+        whole = None if self.backward is None else total(self.backward, second)
         return Costs(
             *seconds,
             backward=whole,
@@ -277,8 +284,8 @@ class Profile(Saved):
         }
         for name in _LINES if self.backward is None else (*_LINES, "backward"):
             data[name] = [[line.fixed, line.per_sample] for line in getattr(self, name)]
-        for name in ("reference", "band"):
-            if getattr(self, name) is not None:
+        for name in ("border", "reference", "band"):
+            if getattr(self, name) not in (None, (0.0, 0.0)):
                 data[name] = list(getattr(self, name))
         data["parameter_bytes"] = list(self.parameter_bytes)
         return {**data, "batch_size": self.batch_size, "device": self.device}
@@ -291,14 +298,14 @@ class Profile(Saved):
             PipelabError: names the field.
         """
         required = ("layers", *_LINES, "parameter_bytes", "batch_size", "measured_sizes", "device")
-        optional = ("notes", "backward", "reference", "band")
+        optional = ("notes", "backward", "border", "reference", "band")
         found = strict_json.fields(data, where, required=required, optional=optional)
         lines: dict[str, Any] = {
             name: _read_lines(found[name], f"{where}.{name}")
             for name in (*_LINES, "backward")
             if name in found
         }
-        for name in ("reference", "band"):
+        for name in ("border", "reference", "band"):
             if name in found:
                 lines[name] = strict_json.numbers(found[name], f"{where}.{name}")
         return cls(

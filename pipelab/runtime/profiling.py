@@ -43,6 +43,7 @@ class _Samples:
     backward: np.ndarray
     input_grad: np.ndarray
     weight_grad: np.ndarray
+    uncut: np.ndarray  # shape (runs, 2): F and B of the model without borders
 
 
 def profile(
@@ -64,7 +65,9 @@ def profile(
     The model's own forward runs, suspended at every layer, so what is timed is what a pipeline later runs, the loss in
     the last layer. Sizes are half, once and twice the given batch; each layer and kind gets a line a + b * n through
     its medians. F and B are measured in runs with whole backwards, I and W in runs with split ones, as a schedule runs
-    them; so I + W need not be B. Gradients, buffers and random state are put back.
+    them; so I + W need not be B. What it costs to suspend a model between two layers, which a stage pays once and not
+    for each of its layers, is told apart by runs of the whole model: `profile.border`. Gradients, buffers and random
+    state are put back.
 
     A fixed piece of work is timed before and after: `profile.drift` is the machine's own change of speed meanwhile.
     Between a tenth and nine tenths of all runs, widened by the drift, lies `profile.band`, which predictions carry on.
@@ -108,7 +111,7 @@ def profile(
         )
     names = layer_names(model, args)
     sizes = sorted({max(1, size // 2), size, 2 * size})
-    runs = len(sizes) * (2 * repeats + 1)
+    runs = len(sizes) * (3 * repeats + 2)
     neighbours = Neighbours(ranks - 1, model, loss_fn, threads)
     bench = _Bench(model, names, torch.device(name), loss_fn, threads, neighbours)
     bench.weight, bench.dims = Weight(per_sample=reduction == "none"), dims
@@ -154,7 +157,7 @@ class _Bench:
         self._pool = ThreadPool()
         self._threads = threads
         self._neighbours = neighbours
-        self._cut = self._cut_model()
+        self._cut = self._cut_model(names)
         self.weight, self.dims = Weight(), BatchDims()
         self.bytes: dict[int, StageBytes] = {}
         self._stages: SuspendedStages | None = None
@@ -173,33 +176,37 @@ class _Bench:
     def measure(self, args: Args, target: Any, size: int, repeats: int, done: Callable[[], None]) -> _Samples:
         """Seconds per layer of each kind at one size, after a warm-up that also counts the bytes."""
         batch = Batch.cut(args, target, 1, self.dims)
-        self._cut = self._cut_model()  # a fresh one learns again, and counts the bytes at this size
-        self._run(batch, whole=True)
-        done()
+        self._cut = self._cut_model(
+            self._names
+        )  # a fresh one learns again, and counts the bytes at this size
+        uncut = self._cut_model(self._names[:1])
+        for cut_model in (self._cut, uncut):
+            self._run(batch, cut_model)
+            done()
         self.bytes[size] = self._cut.stage_bytes(mergeable=True)
         self._neighbours.begin(batch, self.weight)
         samples: list[tuple[list[float], ...]] = []
         for _ in range(repeats):
-            found: tuple[list[float], ...] = ()
-            for whole in (True, False):
-                found += self._run(batch, whole)
+            found: list[list[float]] = []
+            for cut_model, whole in ((self._cut, True), (self._cut, False), (uncut, True)):
+                found += self._run(batch, cut_model, whole)
                 done()
             samples.append(found)
-        return _Samples(*np.array(samples).transpose(1, 0, 2))
+        *kinds, forward, backward = (np.array(kind) for kind in zip(*samples, strict=True))
+        return _Samples(*kinds, uncut=np.hstack([forward, backward]))
 
-    def _cut_model(self) -> CutModel:
-        streams = [self._rank] * len(self._names)
-        return CutModel(self.model, self._names[1:], streams, self._pool, self._threads)
+    def _cut_model(self, names: tuple[str, ...]) -> CutModel:
+        return CutModel(self.model, names[1:], [self._rank] * len(names), self._pool, self._threads)
 
-    def _run(self, batch: Batch, whole: bool) -> tuple[list[float], list[float]]:
-        """One forward and backward, layer by layer: seconds of F and B, or of I and W."""
-        count = len(self._names)
+    def _run(self, batch: Batch, cut_model: CutModel, whole: bool = True) -> tuple[list[float], list[float]]:
+        """One forward and backward, stage by stage: seconds of F and B, or of I and W."""
+        count = cut_model.num_stages
         split = frozenset() if whole else frozenset((layer, 0) for layer in range(count))
-        context = StepContext(self._cut, in_flight=1, split=split)
-        call = loss_call(self.model, self._loss_fn, batch, 0, self.weight, self._cut.devices)
+        context = StepContext(cut_model, in_flight=1, split=split)
+        call = loss_call(self.model, self._loss_fn, batch, 0, self.weight, cut_model.devices)
         stages = self._stages = SuspendedStages([context], [call], [0])
         torch.set_num_threads(self._threads)
-        self._cut.randomness.begin_step()
+        cut_model.randomness.begin_step()
         forward, backward, weight_grad = ([0.0] * count for _ in range(3))
         try:
             with stages.running(), self._rank.active():
@@ -215,7 +222,7 @@ class _Bench:
                 self._rank.finish()
         finally:
             self._stages = None
-            self._cut.randomness.end_step()
+            cut_model.randomness.end_step()
         if not whole:
             return backward, weight_grad
         if self._device.type == "cpu":  # without the hand-over between threads, which is no work of a layer
@@ -251,15 +258,17 @@ def _fit(
         rows = np.array([values(int(n)) for n in sizes], dtype=float)
         return tuple(affine_fit(sizes, rows[:, layer]) for layer in range(len(names)))
 
-    def seconds(kind: str) -> tuple[Affine, ...]:
-        return lines(lambda n: typical(getattr(measured[n], kind), axis=0))
+    def seconds(kind: str, border: float = 0.0) -> tuple[Affine, ...]:
+        return lines(lambda n: np.maximum(typical(getattr(measured[n], kind), axis=0) - border, 0.0))
 
+    first, second = border = _border(measured[int(sizes[0])])
     return Profile(
         layers=names,
-        forward=seconds("forward"),
-        input_grad=seconds("input_grad"),
+        forward=seconds("forward", first),
+        input_grad=seconds("input_grad", second),
         weight_grad=seconds("weight_grad"),
-        backward=seconds("backward"),
+        backward=seconds("backward", second),
+        border=border,
         parameter_bytes=held[int(sizes[0])].parameters,
         activation_bytes=lines(lambda n: held[n].activations),
         output_bytes=lines(lambda n: held[n].outputs),
@@ -269,6 +278,18 @@ def _fit(
         reference=reference,
         band=_band(measured.values(), typical, reference[1] / reference[0]),
     )
+
+
+def _border(samples: _Samples) -> tuple[float, float]:
+    """What F and B take at each border between layers: by how much all layers are slower than the model without any.
+
+    Args:
+        samples: of the smallest size. A border hardly depends on the size, and large micro-batches drown it in noise.
+    """
+    count = samples.forward.shape[1] - 1
+    layers = np.stack([samples.forward.sum(axis=1), samples.backward.sum(axis=1)], axis=1)
+    first, second = np.maximum(np.median(layers - samples.uncut, axis=0), 0.0) / max(count, 1)
+    return float(first), float(second)
 
 
 def _band(measured: Iterable[_Samples], typical: Callable[..., Any], drift: float) -> tuple[float, float]:

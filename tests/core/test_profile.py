@@ -148,12 +148,25 @@ def test_wrong_fields_are_named(change, message):
 WHOLE = replace(
     PROFILE, backward=lines((2, 0), (2, 0), (1, 1), (0, 1)), reference=(2.0, 2.1), band=(0.95, 1.1)
 )
+BORDERED = replace(WHOLE, border=(0.25, 0.5))
 
 
 def test_a_measured_whole_backward_is_what_b_costs():
     costs = WHOLE.costs(Split(["blocks.0.mlp"]), 2)
     assert costs.backward == (4, 3 + 2) and costs.input_grad == (2, 2) and costs.weight_grad == (4, 4)
     assert WHOLE.seconds(2).tolist() == [2 + 2, 3 + 2, 4 + 3, 5 + 2]
+
+
+def test_every_stage_pays_for_its_border_once_whatever_it_holds():
+    split = Split(["blocks.0.mlp"])
+    plain, costs = WHOLE.costs(split, 2), BORDERED.costs(split, 2)
+    assert costs.forward == tuple(x + 0.25 for x in plain.forward)
+    assert costs.backward == tuple(x + 0.5 for x in plain.backward)
+    assert (
+        costs.input_grad == tuple(x + 0.5 for x in plain.input_grad)
+        and costs.weight_grad == plain.weight_grad
+    )
+    assert BORDERED.seconds().tolist() == WHOLE.seconds().tolist()
 
 
 def test_the_drift_is_what_the_reference_took_longer_after_than_before():
@@ -175,10 +188,11 @@ def test_a_prediction_carries_the_band_of_its_profile():
 
 
 def test_what_was_measured_besides_survives_json_and_older_files_still_load():
-    assert Profile.from_dict(json.loads(json.dumps(WHOLE.to_dict(), allow_nan=False))) == WHOLE
+    for profile in (WHOLE, BORDERED):
+        assert Profile.from_dict(json.loads(json.dumps(profile.to_dict(), allow_nan=False))) == profile
     older = PROFILE.to_dict()
-    assert not {"backward", "reference", "band"} & set(older)
-    assert Profile.from_dict(older).backward is None
+    assert not {"backward", "border", "reference", "band"} & set(older)
+    assert Profile.from_dict(older).backward is None and Profile.from_dict(older).border == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,8 @@ def test_what_was_measured_besides_survives_json_and_older_files_still_load():
         ({"backward": lines((1, 1))}, "backward has 1 entries for 4 layers"),
         ({"reference": (1.0,)}, r"reference is \(1.0,\); it must be two positive numbers"),
         ({"reference": (0.0, 1.0)}, "two positive numbers"),
+        ({"border": (1.0,)}, "border is .*; it must be seconds of F and of B"),
+        ({"border": (-1.0, 0.0)}, r"border\[0\] is -1.0"),
         ({"band": (1.1, 0.9)}, "the lower one first"),
         ({"band": ("a", "b")}, "band must be numbers"),
     ],
