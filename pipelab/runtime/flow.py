@@ -25,6 +25,7 @@ class Flow:
         checkpointed: modules that the model itself called inside torch.utils.checkpoint.
         changing: modules that changed in place what they were handed; looked at where stages are recomputed.
         writing: modules that wrote to a buffer of their own in place; likewise.
+        rehearsed: whether a micro-batch ran before the first step.
         cuts_reached: whether some micro-batch came to every cut.
         learnt: the settings of grad mode (True, False) for which a step has been observed.
     """
@@ -36,6 +37,7 @@ class Flow:
     checkpointed: set[nn.Module] = field(default_factory=set)
     changing: set[nn.Module] = field(default_factory=set)
     writing: set[nn.Module] = field(default_factory=set)
+    rehearsed: bool = False
     cuts_reached: bool = False
     learnt: set[bool] = field(default_factory=set)
 

@@ -35,6 +35,8 @@ from pipelab.runtime.not_finite import NotFinite, Search
 from pipelab.runtime.parameters import spread
 from pipelab.runtime.preserve import WrittenGradients, preserved
 from pipelab.runtime.rank_device import rank_devices
+from pipelab.runtime.recompute import Recompute, recomputed_stages
+from pipelab.runtime.rehearsal import rehearse
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule, check_step
 from pipelab.runtime.runner import Runner
@@ -68,6 +70,9 @@ class Pipeline:
             sample, or more with the batch where the target has it; the loss of the batch is then their mean.
         batch_dim: the dimension of every tensor that is the batch; or (inputs, target, outputs) where they differ. For
             nn.LSTM and nn.Transformer without `batch_first` it is 1.
+        recompute: the stages whose activations are dropped after a forward and computed again in the backward: "none",
+            "all" or a list. It is done for whole modules that lie in one stage; `pipe.recompute_notes` says which. The
+            first step then begins with a rehearsal: one micro-batch alone, which shows which modules these are.
 
     Raises:
         PipelabError: the parts do not fit together; nothing has been moved or run.
@@ -93,8 +98,10 @@ class Pipeline:
         devices: str | Sequence[str] | VirtualDevices = "auto",
         reduction: str = "mean",
         batch_dim: int | tuple[int, int, int] = 0,
+        recompute: str | Sequence[int] = "none",
     ) -> None:
         plan = as_plan(split, schedule, devices)
+        again = recomputed_stages(recompute, plan.split.num_stages)
         one_of("reduction", reduction, REDUCTIONS)
         dims = BatchDims.of(batch_dim)
         if loss_fn is not None and not callable(loss_fn):
@@ -124,6 +131,7 @@ class Pipeline:
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)
         self._cut = CutModel(model, plan.split.cuts, streams, self._pool, threads)
+        self._cut.recompute = Recompute(self._cut, again)
         self._chains = Chains(self._cut, plan.schedule, ranks, loss_fn)
         self._runner = Runner(ranks, self._pool, threads, self.clock == "virtual", self._cut.randomness)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
@@ -159,6 +167,11 @@ class Pipeline:
     def warnings(self) -> tuple[str, ...]:
         """What to know about this model in a pipeline though nothing is wrong; each was a `PipelabWarning` once."""
         return self._cautions.sentences
+
+    @property
+    def recompute_notes(self) -> tuple[str, ...]:
+        """For each stage in `recompute` which modules run again and which do not, and why; known after a first step."""
+        return self._cut.recompute.notes
 
     @property
     def traffic(self) -> Traffic:
@@ -245,6 +258,8 @@ class Pipeline:
             ]
             random_state = torch.get_rng_state()
             learning = True not in self._cut.flow.learnt
+            if self._cut.recompute.wants_rehearsal:
+                self._rehearse(batch, calls[0])
             slowed = ("learning",) * learning + ("memory",) * memory
             followed = Followed(self.schedule, self._training, self._runner.ranks) if memory else None
             turns = 1 + extra_steps(self.schedule, self.devices, slowed)
@@ -342,6 +357,11 @@ class Pipeline:
         self._leaks = tuple(leak for context in contexts for leak in context.leaks)
         self._notes = stages.notes
         return [m.result for m in stages.microbatches if m.result is not None], times
+
+    def _rehearse(self, batch: Batch, call: Call) -> None:
+        """One micro-batch before the first step; gradients, buffers and random state are put back."""
+        with preserved(self.model, *loss_modules(self.loss_fn), inputs=batch.wanting_gradients()):
+            rehearse(self._runner, self._cut, self.schedule, call, most_in_flight(self.schedule))
 
     def _times_aside(self, batch: Batch, calls: list[Call], progress: Progress | None) -> Times:
         """One more step for the sake of its times: gradients, buffers and random state are put back."""

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.deferral import InCheckpoint
 from pipelab.runtime.held import NOTHING
 from pipelab.runtime.interception import current
 
@@ -70,15 +71,21 @@ class Recompute:
         self._counted = False
 
     @property
+    def wants_rehearsal(self) -> bool:
+        """Whether a micro-batch must show first what can run again, so that no whole step keeps everything."""
+        return bool(self.stages) and not self._cut_model.flow.rehearsed
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """For each stage what runs again and what does not, with the reason; known after a first step."""
-        self._choose()
+        if not self.wants_rehearsal:
+            self._choose()
         return tuple(self._notes)
 
     @contextlib.contextmanager
     def wrapped(self, context: StepContext) -> Iterator[None]:
-        """While a step runs: the forwards of the chosen modules are wrapped. Nothing is known in a rehearsal."""
-        if not self.stages or not context.grad or context.rehearsal:
+        """While a step runs: the forwards of the chosen modules are wrapped. In a rehearsal nothing is known yet."""
+        if not self.stages or self.wants_rehearsal or not context.grad:
             yield
             return
         self._choose()
@@ -180,7 +187,7 @@ def _is_worth_it(module: nn.Module) -> bool:
 
 def _note(stage: int, chosen: list[str], left_out: dict[str, list[str]]) -> str:
     if not chosen:
-        again = "nothing runs again, since no module lies in it whole"
+        again = "nothing runs again, since no module of several layers lies in it whole"
     else:
         again = f"{_named(chosen)} {'run' if len(chosen) > 1 else 'runs'} again in the backward"
     reasons = [f"{_named(names)} {why}" for why, names in left_out.items()]
@@ -230,18 +237,19 @@ def _both_times(
 ) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
     """What is around the first and the second forward."""
     context = microbatch.context
-    if not context.randomness.may_draw(microbatch.stage):
-        return contextlib.nullcontext(), _statistics_left_alone(norms)
-    draws = _Draws(microbatch, context.stage_device(microbatch.stage))
-    second = contextlib.ExitStack()
-    return draws.first(), _together(second, draws.second(), _statistics_left_alone(norms))
+    store = context.weight_gradients.get((microbatch.stage, microbatch.index))
+    first: list[contextlib.AbstractContextManager[Any]] = [InCheckpoint(store)]
+    second = [InCheckpoint(store), _statistics_left_alone(norms)]
+    if context.randomness.may_draw(microbatch.stage):
+        draws = _Draws(microbatch, context.stage_device(microbatch.stage))
+        first.append(draws.first())
+        second.insert(0, draws.second())
+    return _together(*first), _together(*second)
 
 
 @contextlib.contextmanager
-def _together(
-    stack: contextlib.ExitStack, *contexts: contextlib.AbstractContextManager[Any]
-) -> Iterator[None]:
-    with stack:
+def _together(*contexts: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
         for each in contexts:
             stack.enter_context(each)
         yield

@@ -13,20 +13,20 @@ from typing import Any
 
 import torch
 
-from pipelab.core.actions import Action, Kind
+from pipelab.core.actions import Kind
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.context import StepContext
-from pipelab.runtime.engine import Progress, most_in_flight, program, with_weight_gradients
+from pipelab.runtime.engine import Progress, most_in_flight, with_weight_gradients
 from pipelab.runtime.loss import loss_modules
 from pipelab.runtime.loss_weights import LossWeight
 from pipelab.runtime.measured import measured_trace
 from pipelab.runtime.minibatches import MiniBatches
 from pipelab.runtime.pipeline import Pipeline
 from pipelab.runtime.preserve import preserved
+from pipelab.runtime.rehearsal import rehearse
 from pipelab.runtime.runnable import check_updates
 from pipelab.runtime.stage_weights import GivenOptimizer, StageWeights, stage_weights
-from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.training import SeenVersions, Training
 from pipelab.runtime.twins import check_loss
 from pipelab.runtime.updating import UpdatedStages, WorkingCopy
@@ -107,19 +107,12 @@ def train(
 
 def _learn(pipe: Pipeline, data: MiniBatches) -> None:
     """One micro-batch on the user's model, which shows the flow of values and which stage uses which parameter."""
-    if True not in pipe._cut.flow.learnt:
-        placement = pipe.schedule.placement
-        orders = []
-        for rank in range(placement.num_ranks):
-            own = placement.stages_of(rank)
-            forwards = [Action(Kind.F, stage, 0) for stage in own]
-            orders.append([*forwards, *(Action(Kind.B, stage, 0) for stage in reversed(own))])
-        schedule = Schedule(orders, placement, name=f"{pipe.schedule.name}, learning")
-        context = StepContext(pipe._cut, min(most_in_flight(pipe.schedule), data.per_minibatch))
-        stages = SuspendedStages([context], [data.call(pipe, pipe.model, 0)], [0])
+    if True not in pipe._cut.flow.learnt or pipe._cut.recompute.wants_rehearsal:
+        call = data.call(pipe, pipe.model, 0)
+        in_flight = min(most_in_flight(pipe.schedule), data.per_minibatch)
         inputs = data.batches[0].wanting_gradients()
         with preserved(pipe.model, *loss_modules(pipe.loss_fn), inputs=inputs):
-            pipe._runner.execute(schedule, program(schedule), stages)
+            rehearse(pipe._runner, pipe._cut, pipe.schedule, call, in_flight)
         pipe._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
 
 
@@ -130,6 +123,14 @@ def _check_learnt(pipe: Pipeline) -> None:
         PipelabError: names it.
     """
     check_loss(pipe.loss_fn, pipe.model, pipe._cut.kept_values.names)
+    buffers = {name for name, _ in pipe.model.named_buffers()}
+    for name in pipe._cut.kept_values.names:
+        if name in buffers or name.removeprefix("model.") in buffers:
+            raise PipelabError(
+                f"The forward puts another tensor in the place of the buffer {name!r}, but it runs on copies of the "
+                f"model that share the buffers. Change it in place, such as with copy_(), or train with a synchronous "
+                f"schedule such as 1f1b."
+            )
     inside = {id(parameter) for parameter in pipe.model.parameters()}
     for module in loss_modules(pipe.loss_fn):
         if any(p.requires_grad and id(p) not in inside for p in module.parameters()):
@@ -162,6 +163,8 @@ def _run(
         copy.check_unchanged()
         for stage in range(len(weights)):
             copy.check_no_gradients(stage)
+    for slot in slots[-len(copies) * data.per_minibatch :: data.per_minibatch]:  # the last mini-batch comes last
+        copies[slot].hand_over()
     pipe._leaks = tuple(leak for context in contexts for leak in context.leaks)
     if pipe._leaks:
         pipe._cut.flow.learnt.discard(True)  # the next run learns again

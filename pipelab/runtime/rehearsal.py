@@ -1,0 +1,40 @@
+"""One micro-batch before a first step, forward and backward on the user's model, to learn how values flow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipelab.core.actions import Action, Kind
+from pipelab.core.placement import Placement
+from pipelab.core.schedule import Schedule
+from pipelab.runtime.context import StepContext
+from pipelab.runtime.cut_model import CutModel
+from pipelab.runtime.engine import program
+from pipelab.runtime.loss import Call
+from pipelab.runtime.runner import Runner
+from pipelab.runtime.stages import SuspendedStages
+
+
+def rehearse(runner: Runner, cut_model: CutModel, schedule: Schedule, call: Call, in_flight: int) -> None:
+    """Runs one micro-batch through all stages. What it leaves behind is the caller's to put back.
+
+    Args:
+        runner: of the pipeline.
+        cut_model: the user's model.
+        schedule: of the pipeline; the stages of its first chain run where they will.
+        call: the model and the loss on a micro-batch.
+        in_flight: the most micro-batches that will be in flight at a time.
+    """
+    ranks = schedule.placement.ranks[: cut_model.num_stages]
+    used = sorted(set(ranks))  # a chain need not be on every rank
+    placement = Placement(tuple(used.index(rank) for rank in ranks))
+    orders = []
+    for rank in range(placement.num_ranks):
+        own = placement.stages_of(rank)
+        forwards = [Action(Kind.F, stage, 0) for stage in own]
+        orders.append([*forwards, *(Action(Kind.B, stage, 0) for stage in reversed(own))])
+    rehearsed = Schedule(orders, placement, name=f"{schedule.name}, rehearsed")
+    context = StepContext(cut_model, in_flight, rehearsal=True)
+    cells = tuple(replace(cell, rank=used[cell.rank]) for cell in program(rehearsed))
+    runner.execute(rehearsed, cells, SuspendedStages([context], [call], [0]))
+    cut_model.flow.rehearsed = True
