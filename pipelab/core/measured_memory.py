@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelab.core.actions import IntArray
 from pipelab.core.memory import PARTS, MemoryCurve, resident
 from pipelab.core.quantities import as_bytes, as_percent, as_seconds
 from pipelab.core.recurrence import FloatArray
@@ -68,9 +69,11 @@ class MeasuredMemory:
 
     Attributes:
         trace: the step, with its own prediction (`trace.memory()`).
-        activations: shape (cells, stages): bytes that a stage's actions had made and that were alive when a cell of its
-            rank ended; of no meaning for stages of other ranks. Cells in table order.
-        outputs: shape (cells, stages): bytes of outputs kept for the caller.
+        cell: shape (looks,): after which cell it was looked what is alive, in table order; after each member of an
+            overlap, so that such a cell is there several times.
+        activations: shape (looks, stages): bytes that a stage's actions had made and that were alive then; of no
+            meaning for stages of other ranks than the cell's.
+        outputs: shape (looks, stages): bytes of outputs kept for the caller.
         left: for each stage bytes that its actions made and that are alive after the step.
         allocators: of the GPUs; () without any.
 
@@ -79,18 +82,18 @@ class MeasuredMemory:
     """
 
     trace: Trace
+    cell: IntArray
     activations: FloatArray
     outputs: FloatArray
     left: tuple[float, ...]
     allocators: tuple[AllocatorMemory, ...] = ()
 
     def __post_init__(self) -> None:
-        schedule = self.trace.schedule
-        shape = (schedule.table.num_cells, schedule.placement.num_stages)
+        shape = (len(self.cell), self.trace.schedule.placement.num_stages)
         for name in ("activations", "outputs"):
             if getattr(self, name).shape != shape:
                 raise PipelabError(
-                    f"{name} has shape {getattr(self, name).shape}, not (cells, stages) = {shape}."
+                    f"{name} has shape {getattr(self, name).shape}, not (looks, stages) = {shape}."
                 )
         if len(self.left) != shape[1]:
             raise PipelabError(f"left has {len(self.left)} entries for {shape[1]} stages.")
@@ -106,9 +109,9 @@ class MeasuredMemory:
         held = self.activations + self.outputs
         curves = []
         for rank in range(self.trace.num_ranks):
-            cells, stages = self._of_rank(rank)
-            value = self._resident[rank].sum() + np.append(0.0, held[np.ix_(cells, stages)].sum(axis=1))
-            curves.append(MemoryCurve(rank, np.append(0.0, self.trace.end[cells]), value, "bytes"))
+            looks, stages = self._of_rank(rank)
+            value = self._resident[rank].sum() + np.append(0.0, held[np.ix_(looks, stages)].sum(axis=1))
+            curves.append(MemoryCurve(rank, np.append(0.0, self._time[looks]), value, "bytes"))
         return tuple(curves)
 
     @cached_property
@@ -118,11 +121,17 @@ class MeasuredMemory:
         assert self.trace.bytes is not None  # checked when this was made
         return resident(schedule.placement, self.trace.bytes, has_backward=schedule.has_backward)
 
+    @property
+    def _time(self) -> FloatArray:
+        """When it was looked."""
+        ends: FloatArray = self.trace.end[self.cell]
+        return ends
+
     def _of_rank(self, rank: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Which cells ran on a rank, and its stages."""
+        """Which looks were at a rank, and its stages."""
         schedule = self.trace.schedule
-        cells = np.flatnonzero(schedule.table.cell_ranks == rank)
-        return cells, np.flatnonzero(np.array(schedule.placement.ranks) == rank)
+        looks = np.flatnonzero(schedule.table.cell_ranks[self.cell] == rank)
+        return looks, np.flatnonzero(np.array(schedule.placement.ranks) == rank)
 
     @property
     def rank_peaks(self) -> tuple[Peak, ...]:
@@ -134,13 +143,16 @@ class MeasuredMemory:
         """For each stage the most activations that it held, and when."""
         peaks = []
         for stage, rank in enumerate(self.trace.schedule.placement.ranks):
-            cells, _ = self._of_rank(rank)
-            peaks.append(_peak(self.trace.end[cells], self.activations[cells, stage]))
+            looks, _ = self._of_rank(rank)
+            peaks.append(_peak(self._time[looks], self.activations[looks, stage]))
         return tuple(peaks)
 
     @property
     def predicted_peaks(self) -> tuple[float, ...]:
-        """For each rank the peak that follows from the order of the actions and the bytes of one micro-batch."""
+        """For each rank the peak that follows from the order of the actions and the bytes of one micro-batch.
+
+        It takes all micro-batches to be as large as the first, and leaves out gradients on their way between stages.
+        """
         return tuple(curve.peak for curve in self.trace.memory())
 
     @property
@@ -171,18 +183,18 @@ class MeasuredMemory:
         return tuple(notes)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns by their names, with units; one row for each cell and stage of its rank, in table order."""
+        """The columns by their names, with units; one row for each look and stage of its rank, in table order."""
         schedule = self.trace.schedule
-        ranks = schedule.table.cell_ranks
-        cell, stage = np.nonzero(ranks[:, None] == np.array(schedule.placement.ranks)[None, :])
+        ranks = schedule.table.cell_ranks[self.cell]
+        look, stage = np.nonzero(ranks[:, None] == np.array(schedule.placement.ranks)[None, :])
         names = [str(cell) for order in schedule.orders for cell in order]
         return {
-            "rank": ranks[cell],
+            "rank": ranks[look],
             "stage": stage,
-            "after": np.array(names, dtype=object)[cell],
-            "time [s]": self.trace.end[cell],
-            "activations [bytes]": self.activations[cell, stage],
-            "outputs [bytes]": self.outputs[cell, stage],
+            "after": np.array(names, dtype=object)[self.cell[look]],
+            "time [s]": self._time[look],
+            "activations [bytes]": self.activations[look, stage],
+            "outputs [bytes]": self.outputs[look, stage],
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -197,10 +209,10 @@ class MeasuredMemory:
         for rank, (peak, predicted, error) in enumerate(
             zip(self.rank_peaks, self.predicted_peaks, self.error, strict=True)
         ):
-            cells, stages = self._of_rank(rank)
-            row = int(np.argmax(self._curves[rank].value)) - 1  # the first is before any cell
+            looks, stages = self._of_rank(rank)
+            row = int(np.argmax(self._curves[rank].value)) - 1  # the first is before any look
             held = [
-                float(part[cells[row], stages].sum()) if row >= 0 else 0.0
+                float(part[looks[row], stages].sum()) if row >= 0 else 0.0
                 for part in (self.activations, self.outputs)
             ]
             amounts = [*self._resident[rank][:2].tolist(), *held, peak.bytes, predicted]
@@ -245,7 +257,11 @@ class MeasuredMemory:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MeasuredMemory):
             return NotImplemented
-        arrays = ((self.activations, other.activations), (self.outputs, other.outputs))
+        arrays = (
+            (self.cell, other.cell),
+            (self.activations, other.activations),
+            (self.outputs, other.outputs),
+        )
         return (
             all(np.array_equal(a, b) for a, b in arrays)
             and self.left == other.left

@@ -85,8 +85,8 @@ class Followed:
         self._of_rank = [
             [stage for stage, rank in enumerate(self._ranks) if rank == here] for here in range(len(ranks))
         ]
-        shape = (len(cells), len(self._ranks))
-        self._activations, self._outputs, self._counted = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        # For each rank: the cell that had ended, and for each of its stages what is held and what it has in flight.
+        self._looks: list[list[tuple[int, list[tuple[int, int, int]]]]] = [[] for _ in ranks]
         self._in_flight = [0] * len(self._ranks)
         self._alive: list[Storages] = [{} for _ in self._ranks]
         self._made: dict[tuple[int, int], Storages] = {}
@@ -166,10 +166,8 @@ class Followed:
         self._alive[stage].update(made)
         rank = self._ranks[stage]
         cell = self._cell[Action(kind, stage, microbatch)]
-        for each in self._of_rank[rank]:
-            held, self._outputs[cell, each] = self._count(each)
-            self._activations[cell, each] = held
-            self._counted[cell, each] = self._in_flight[each]
+        found = [(*self._count(each), self._in_flight[each]) for each in self._of_rank[rank]]
+        self._looks[rank].append((cell, found))
         device = self._devices[rank]
         if device.type == "cuda":
             self._allocated.setdefault(device, []).append((cell, torch.cuda.memory_allocated(device)))
@@ -222,10 +220,15 @@ class Followed:
         for identity in self._gradients():  # a replica's gradient may have become the parameter's own
             for alive in self._alive:
                 alive.pop(identity, None)
-        model_stage = np.array(self._schedule.placement.model_stages)
+        looks = [(cell, rank, found) for rank, each in enumerate(self._looks) for cell, found in each]
+        activations, outputs = np.zeros((2, len(looks), len(self._ranks)))
+        for row, (_, rank, found) in enumerate(looks):
+            for stage, (held, results, in_flight) in zip(self._of_rank[rank], found, strict=True):
+                strange = self._strange[stage % self._num_model_stages]
+                activations[row, stage], outputs[row, stage] = held + in_flight * strange, results
         allocators = []
-        for device, looks in self._allocated.items():
-            cells, held = np.array(sorted(looks, key=lambda look: trace.end[look[0]])).T
+        for device, allocated in self._allocated.items():
+            cells, held = np.array(sorted(allocated, key=lambda look: trace.end[look[0]])).T
             first = self._at_first[device]
             allocators.append(
                 AllocatorMemory(
@@ -234,8 +237,9 @@ class Followed:
             )
         return MeasuredMemory(
             trace,
-            self._activations + self._counted * self._strange[model_stage],
-            self._outputs,
+            np.array([cell for cell, _, _ in looks], dtype=np.int32),
+            activations,
+            outputs,
             left=tuple(float(self._count(stage)[0]) for stage in range(len(self._ranks))),
             allocators=tuple(allocators),
         )

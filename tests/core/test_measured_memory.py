@@ -9,6 +9,7 @@ import pytest
 
 from pipelab.core.costs import Costs, StageBytes
 from pipelab.core.measured_memory import AllocatorMemory, MeasuredMemory, Peak
+from pipelab.core.schedule import Schedule
 from pipelab.core.schedules import schedule
 from pipelab.core.simulation import simulate
 from pipelab.errors import PipelabError
@@ -26,7 +27,7 @@ def measured(**changes):
         for n, action in enumerate(order):
             flying += 1 if action.kind == "F" else -1
             held[rank * len(ONE.orders[0]) + n, rank] = 8 * flying
-    value = MeasuredMemory(TRACE, held, np.zeros_like(held), (0.0, 0.0))
+    value = MeasuredMemory(TRACE, np.arange(len(held)), held, np.zeros_like(held), (0.0, 0.0))
     return replace(value, **changes)
 
 
@@ -74,6 +75,16 @@ def test_what_the_allocator_says_is_said():
     assert "cuda:0" in note and "2 MiB" in note
 
 
+def test_after_each_member_of_an_overlap_it_is_looked():
+    one = Schedule([["0F0", "(0F1;0B0)OVERLAP_F_B", "0B1"]])
+    held = StageBytes((0,), (8,), (0,))
+    trace = simulate(one, Costs((1,), (1,), (1,), bytes=held))
+    looks = np.array([[8.0], [16.0], [8.0], [0.0]])
+    value = MeasuredMemory(trace, np.array([0, 1, 1, 2]), looks, 0 * looks, (0.0,))
+    assert value.rank_peaks == (Peak(16, trace.end[1]),) and value.error == (0,)
+    assert value.to_frame()["after"].tolist() == ["0F0", *["(0F1;0B0)OVERLAP_F_B"] * 2, "0B1"]
+
+
 def test_the_columns_have_a_row_for_each_cell_and_stage_of_its_rank():
     frame = measured().to_frame()
     assert len(frame) == 12 and list(frame["after"][:3]) == ["0F0", "0F1", "0B0"]
@@ -94,7 +105,7 @@ def test_several_stages_of_a_rank_are_listed_by_themselves():
     trace = simulate(one, Costs((1,) * 4, (1,) * 4, (1,) * 4, bytes=held))
     cells = np.zeros((len(trace.start), 4))
     cells[0] = 8
-    value = MeasuredMemory(trace, cells, 0 * cells, (0.0,) * 4)
+    value = MeasuredMemory(trace, np.arange(len(cells)), cells, 0 * cells, (0.0,) * 4)
     assert str(value).startswith("stage  rank") and value._repr_html_().count("<table") == 2
     assert value.rank_peaks[0].bytes == 2 * 20 + 2 * 8  # both of its stages
 

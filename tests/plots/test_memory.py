@@ -80,7 +80,7 @@ def measured(more=0.0):
     held = pp.StageBytes((2**20,) * 2, (2**19,) * 2, (1, 1))
     one = pp.simulate(order, pp.Costs((1, 1), (1, 1), (1, 1), bytes=held))
     cells = np.array([[1, 0], [2, 0], [1, 0], [2, 0], [1, 0], [0, 0]] + [[0, 1], [0, 0]] * 3) * (2**19 + more)
-    return MeasuredMemory(one, cells, 0 * cells, (0.0, 0.0))
+    return MeasuredMemory(one, np.arange(len(cells)), cells, 0 * cells, (0.0, 0.0))
 
 
 def test_what_was_measured_lies_as_a_line_over_what_was_predicted():

@@ -162,6 +162,17 @@ def test_scripted_functional_and_checkpointed_code_can_be_followed(model):
     assert measured(model, x, x, F.mse_loss, ["last"], num_microbatches=4).memory.stage_peaks[0].bytes > 0
 
 
+def test_in_an_overlap_it_is_looked_after_each_member():
+    model, x, y, loss_fn, _ = the_tours_gpt()
+    schedule = pp.schedule("dualpipev", num_ranks=4, num_microbatches=8)
+    split = pp.Split([f"blocks.{n}" for n in range(1, 8)])
+    with pp.Pipeline(model, split, schedule, loss_fn=loss_fn, devices=pp.virtual(4)) as pipe:
+        pipe.step(x, y)
+        memory = pipe.step(x, y, memory=True, outputs=False).memory
+    assert schedule.table.has_overlaps and len(memory.cell) > schedule.table.num_cells
+    assert max(map(abs, memory.error)) < 0.05, str(memory)
+
+
 def test_two_tied_chains_are_followed_each_by_itself():
     torch.manual_seed(0)
     x = torch.randn(16, 16)
