@@ -82,6 +82,7 @@ class Chains:
             for twin in self._twins:
                 twin.check_unchanged()
                 twin.add_gradients()
+                twin.hand_over()
         finally:
             self.cut_models[0].kept_values.alone = True
             for twin in self._twins:

@@ -77,6 +77,7 @@ class Twin:
         self._seen: list[dict[str, Any]] = [dict(vars(module)) for module, _ in self._modules]
         self._named = list(self.model.named_modules())
         self._marks: list[_Mark] = []
+        self._before: list[dict[str, Any]] = []
 
     def stands_for(self, model: nn.Module) -> bool:
         """Whether the model still has the modules that were copied; otherwise a new twin is needed."""
@@ -109,6 +110,19 @@ class Twin:
             for name, tensor in tensors.items()
             if tensor is not None
         ]
+
+        self._before = [dict(vars(twin)) for _, twin in self._modules]
+
+    def hand_over(self) -> None:
+        """What the twin's forwards have left on its modules, such as the last attention, is left on the user's.
+
+        Only tensors, and what is made of them: an object may know the twin, and a counter has counted its part alone.
+        """
+        for (module, twin), before in zip(self._modules, self._before, strict=True):
+            for name, value in vars(twin).items():
+                ours = name in _STRUCTURE or name in _HOOKS or value is before.get(name, self)
+                if not ours and _holds_tensors(value):
+                    vars(module)[name] = value
 
     def check_unchanged(self) -> None:
         """Refuses a forward that changed weights or buffers: only the copy was changed, and the model would not learn.
@@ -288,6 +302,16 @@ def _is_plain(value: Any) -> bool:
     if type(value) is dict:
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
     return type(value) in _PLAIN
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a value is a tensor, or a list, tuple or dict of nothing but tensors and plain values."""
+    if isinstance(value, Tensor):
+        return not isinstance(value, nn.Parameter)
+    if type(value) is dict:
+        value = list(value.values())
+    parts = value if type(value) in (list, tuple) else ()
+    return any(map(_holds_tensors, parts)) and all(_holds_tensors(v) or _is_plain(v) for v in parts)
 
 
 def _is_record(value: Any) -> bool:

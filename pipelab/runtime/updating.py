@@ -55,6 +55,10 @@ class WorkingCopy:
             parameter.data = values
         self.minibatch[stage], self.version[stage] = minibatch, version
 
+    def hand_over(self) -> None:
+        """What its forwards have left on the modules, such as the last attention, is left on the user's."""
+        self._twin.hand_over()
+
     def check_unchanged(self) -> None:
         """Refuses a forward that changed weights, or put other buffers in the place of the user's."""
         self._twin.check_unchanged()

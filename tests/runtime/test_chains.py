@@ -215,6 +215,21 @@ def test_state_that_goes_from_microbatch_to_microbatch_is_refused():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_what_the_last_microbatch_kept_is_left_on_the_model():
+    class Remembers(nn.Module):
+        def forward(self, x):
+            self.seen = x.mean(0)
+            return x
+
+    model, x, y, _ = made = mlp()
+    model.insert(0, Remembers())
+    with pipeline(made, ["5"]) as pipe:
+        for _ in range(2):
+            pipe.step(x, y)
+            assert torch.equal(model[0].seen, x[6:].mean(0))
+    assert not any(isinstance(value, nn.Module) for value in vars(model[0]).values())
+
+
 class Keeps(nn.Sequential):
     def forward(self, x):
         self.penalty = x.square().mean()

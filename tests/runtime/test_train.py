@@ -248,6 +248,25 @@ def test_training_goes_on_with_the_optimizers_of_an_earlier_run():
     assert same(model, plain)
 
 
+@pytest.mark.parametrize("per_minibatch", [1, 2])
+def test_what_the_last_forward_kept_is_left_on_the_model(per_minibatch):
+    class Keeps(nn.Module):
+        def forward(self, x):
+            self.seen = [x.detach().mean(), 1]
+            return x
+
+    model, batches = nn.Sequential(Keeps(), *model_with()[1:]), batches_for(3)
+    schedule = (
+        pp.schedule("pipedream-2bw", num_ranks=2, num_microbatches=2, num_minibatches=3)
+        if per_minibatch == 2
+        else None
+    )
+    with pipeline(model, schedule) as pipe:
+        pp.train(pipe, batches, optimizer=SGD)
+    last = batches[-1][0].chunk(per_minibatch)[-1]
+    assert torch.equal(model[0].seen[0], last.mean()) and not model[0].seen[0].requires_grad
+
+
 def test_the_first_batch_is_looked_at_once_and_leaves_no_trace():
     calls = []
     model = model_with(nn.BatchNorm1d(6))

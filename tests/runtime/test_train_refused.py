@@ -249,8 +249,46 @@ def test_a_loss_with_parameters_of_its_own_is_refused():
         pp.train(pipe, batches_for(3), optimizer=SGD)
 
 
+class Replaces(nn.Module):
+    """Puts another tensor in the place of its buffer, for batches of some sizes."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes = sizes
+        self.register_buffer("last", torch.zeros(6, dtype=torch.float64))
+
+    def forward(self, x):
+        if len(x) in self.sizes:
+            self.last = x.detach().mean(0)
+        return x
+
+
+def test_a_buffer_that_the_forward_replaces_is_refused_before_anything_is_updated():
+    model = model_with(Replaces([4]))
+    before = copy.deepcopy(model)
+    with (
+        pipeline(model) as pipe,
+        pytest.raises(pp.PipelabError, match=r"in the place of the buffer '3\.last'"),
+    ):
+        pp.train(pipe, batches_for(3), optimizer=SGD)
+    assert same(model, before)
+
+
+def test_a_buffer_that_a_later_forward_replaces_is_refused_at_the_end():
+    batches = [*batches_for(2), *batches_for(1, size=6)]
+    with (
+        pipeline(model_with(Replaces([6]))) as pipe,
+        pytest.raises(pp.PipelabError, match=r"changes '3\.last'"),
+    ):
+        pp.train(pipe, batches, optimizer=SGD)
+
+
 def test_weights_that_a_forward_changes_are_refused():
     model = nn.Sequential(nn.Embedding(5, 6, max_norm=0.1), nn.Linear(6, 6))
     ids, y = torch.tensor([1, 2]), torch.zeros(2, 6)
-    with pipeline(model, cuts=["1"]) as pipe, pytest.raises(pp.PipelabError, match=r"changes '0\.weight'"):
+    with (
+        pipeline(model, cuts=["1"]) as pipe,
+        pytest.raises(pp.PipelabError, match=r"changes '0\.weight'") as caught,
+    ):
         pp.train(pipe, [(ids, y)] * 3, optimizer=SGD)
+    assert any("made [0, " in note for note in caught.value.__notes__)  # at once, not at the end
