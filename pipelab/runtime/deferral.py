@@ -179,11 +179,45 @@ def _unwatched(parameter: Tensor) -> bool:
 # -- the functions that take the place of torch's during a step -------------------------------------------------
 
 
+_checkpoint = threading.local()
+
+
+class InCheckpoint:
+    """Around each of the two forwards of a checkpoint of pipelab's own: both keep the same tensors for W.
+
+    Args:
+        store: of the running stage and micro-batch; None puts nothing off.
+    """
+
+    def __init__(self, store: WeightGradients | None) -> None:
+        self._store = store
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._before.append(getattr(_checkpoint, "now", None))
+        _checkpoint.now = (self._store, _saved_tensors_hook())
+
+    def __exit__(self, *exception: object) -> None:
+        _checkpoint.now = self._before.pop()
+
+
+def _saved_tensors_hook() -> Any:
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return None if hooks is None else hooks[0]
+
+
 def _store() -> WeightGradients | None:
     """Where the running forward puts weight gradients off; None where it does not."""
+    if not torch.is_grad_enabled():
+        return None
+    hook = _saved_tensors_hook()
+    if hook is not None:
+        # A checkpoint of the model's own: its second forward, in another thread, would save other tensors.
+        store, of_ours = getattr(_checkpoint, "now", None) or (None, None)
+        return store if hook is of_ours else None
     microbatch = current()
-    if microbatch is None or not torch.is_grad_enabled() or microbatch.context.in_checkpoint():
-        return None  # a checkpoint's second forward, in another thread, would save other tensors
+    if microbatch is None:
+        return None
     return microbatch.context.weight_gradients.get((microbatch.stage, microbatch.index))
 
 

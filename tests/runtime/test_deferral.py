@@ -15,7 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from pipelab.runtime.deferral import WeightGradients, split_functions
+from pipelab.runtime.deferral import InCheckpoint, WeightGradients, split_functions
 from pipelab.runtime.interception import set_current
 
 
@@ -24,10 +24,7 @@ class Forward:
 
     def __init__(self):
         self.store = WeightGradients()
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks
-        context = SimpleNamespace(
-            weight_gradients={(0, 0): self.store}, in_checkpoint=lambda: hooks(False) is not None
-        )
+        context = SimpleNamespace(weight_gradients={(0, 0): self.store})
         self.microbatch = SimpleNamespace(stage=0, index=0, context=context)
 
     def __enter__(self):
@@ -430,6 +427,37 @@ def test_inside_a_checkpoint_nothing_is_put_off(reentrant):
 
     model = of_linear(forward, outer=nn.Linear(4, 4))
     compare(model, values(3, 4), put_off={"outer.weight", "outer.bias"})
+
+
+def test_inside_a_checkpoint_of_pipelabs_own_it_is_put_off_but_not_in_one_of_the_models_inside_it():
+    def forward(module, x):
+        def inner(x):
+            return torch.tanh(module.inner(x))
+
+        def whole(x):
+            return module.linear(checkpoint(inner, module.linear(x).relu(), use_reentrant=False))
+
+        def both():
+            store = running.store if running.microbatch is not None else None
+            return InCheckpoint(store), InCheckpoint(store)
+
+        return checkpoint(whole, x, use_reentrant=False, context_fn=both)
+
+    running = SimpleNamespace(microbatch=None)
+    model = of_linear(forward, inner=nn.Linear(4, 4))
+    plain, x = copy.deepcopy(model), values(3, 4)
+    for _ in range(2):
+        running = Forward()
+        with running as store:
+            y = model(x)
+            inside = dict(model.named_parameters())
+            backward_input(store, y)  # the functions stay replaced until the step ends
+        before = gradients(model)
+        assert len(store) == 2 and before["inner.weight"] is not None
+        store.compute()
+        running = SimpleNamespace(microbatch=None)
+        weighed(plain(x)).backward()
+    assert all(torch.allclose(inside[n].grad, p.grad, rtol=1e-12) for n, p in plain.named_parameters())
 
 
 class Marked(torch.Tensor):

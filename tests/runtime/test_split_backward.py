@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import pipelab as pp
 from pipelab.runtime import deferral
@@ -157,6 +158,49 @@ def test_under_autocast_the_gradients_are_those_of_the_unsplit_schedule(dtype):
         found.append(gradients(model))
         assert all(p.grad.dtype == torch.float32 for p in model.parameters())
     assert_same(*found, rtol=1e-5, atol=1e-5)
+
+
+class Checkpointing(nn.Module):
+    """Runs a part of itself through torch's checkpoint."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        hidden = checkpoint(lambda x: torch.tanh(self.inner(x)), self.first(x), use_reentrant=False)
+        return self.last(hidden)
+
+
+def checkpointing():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Checkpointing() for _ in range(4))).double()
+    return model, torch.randn(8, 6).double(), torch.randn(8, 6).double(), F.mse_loss
+
+
+AGAIN = {
+    "resnet": ZOO["resnet"],
+    "tied gpt with dropout": (lambda: gpt(tied=True, dropout=0.2), ["blocks.1", "blocks.2", "blocks.3"]),
+    "checkpointing": (checkpointing, ["1", "2", "3"]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("model_name", AGAIN)
+@pytest.mark.parametrize("name", ["zb-h1", "zb-v"])
+def test_where_activations_are_computed_again_w_holds_what_it_holds_otherwise(name, model_name, virtual):
+    make, cuts = AGAIN[model_name]
+    model, x, y, loss_fn = make()
+    schedule = schedule_for(name, 4, 5)
+    devices = pp.virtual(schedule.num_ranks) if virtual else ["cpu"] * schedule.num_ranks
+    with pp.Pipeline(
+        model, pp.Split(cuts), schedule, loss_fn=loss_fn, devices=devices, recompute="all"
+    ) as pipe:
+        for _ in range(2):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+        assert all("again in the backward" in note for note in pipe.recompute_notes)
+        assert not [note for note in pipe.step(x, y).trace.notes if "W holds" in note]
 
 
 def test_gradients_of_several_steps_add_up():
