@@ -225,6 +225,20 @@ def test_a_transformer_trains_and_its_frozen_and_shared_parts_stay():
     assert any(not torch.equal(value, mine[name]) for name, value in model.blocks[0].state_dict().items())
 
 
+def test_recomputed_activations_are_those_of_the_version_that_the_forward_saw():
+    found = []
+    for recompute in ("none", "all"):
+        model, x, y, loss_fn = gpt(dropout=0.3)
+        torch.manual_seed(7)
+        schedule = pp.schedule("pipedream", num_ranks=2, num_microbatches=4)
+        with pp.Pipeline(
+            model, pp.Split(["blocks.2"]), schedule, loss_fn=loss_fn, devices=["cpu"] * 2, recompute=recompute
+        ) as pipe:
+            run = pp.train(pipe, [(x, y)] * 4, optimizer=SGD)
+        found.append([run.losses, *model.parameters()])
+    assert all(torch.equal(kept, again) for kept, again in zip(*found, strict=True))
+
+
 def test_training_goes_on_with_the_optimizers_of_an_earlier_run():
     model = model_with()
     plain, batches, make = copy.deepcopy(model), batches_for(6), OPTIMIZERS["adam"]
