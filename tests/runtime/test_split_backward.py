@@ -185,14 +185,13 @@ AGAIN = {
 }
 
 
-@BOTH
 @pytest.mark.parametrize("model_name", AGAIN)
 @pytest.mark.parametrize("name", ["zb-h1", "zb-v"])
-def test_where_activations_are_computed_again_w_holds_what_it_holds_otherwise(name, model_name, virtual):
+def test_where_activations_are_computed_again_w_holds_what_it_holds_otherwise(name, model_name):
     make, cuts = AGAIN[model_name]
     model, x, y, loss_fn = make()
     schedule = schedule_for(name, 4, 5)
-    devices = pp.virtual(schedule.num_ranks) if virtual else ["cpu"] * schedule.num_ranks
+    devices = ["cpu"] * schedule.num_ranks
     with pp.Pipeline(
         model, pp.Split(cuts), schedule, loss_fn=loss_fn, devices=devices, recompute="all"
     ) as pipe:
