@@ -352,8 +352,11 @@ class Pipeline:
         stages = SuspendedStages(contexts, calls, [0] * len(calls) if alone else self._chains.of_microbatch)
         with nullcontext() if alone else self._chains.gathering():
             runner = stages if followed is None else followed.around(stages)
-            times = self._runner.execute(schedule, cells, runner, progress)
-            self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
+            try:
+                times = self._runner.execute(schedule, cells, runner, progress)
+            finally:
+                self._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
+        self._cut.randomness.note_whole_step()
         self._leaks = tuple(leak for context in contexts for leak in context.leaks)
         self._notes = stages.notes
         return [m.result for m in stages.microbatches if m.result is not None], times

@@ -2,7 +2,8 @@
 
 torch's default generators are global to the process. A stage that draws random numbers therefore seeds the generator
 when its forward starts and keeps every other stage that draws out until it ends. Which stages draw is found by
-comparing the generator's state around the first forward of each stage, so models without dropout pay nothing.
+comparing the generator's state around the forwards of one whole step, since an expert with dropout may get nothing of
+the first micro-batch; so models without dropout pay nothing afterwards.
 """
 
 from __future__ import annotations
@@ -10,11 +11,29 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+ENOUGH = 8
+"""A stage that has drawn nothing in a whole step, or in so many forwards, is taken for one that never does."""
+
 _SENTINEL = torch.Generator().manual_seed(0x51F1).get_state()  # where the generator is left between turns
+_MOST_FLAGS = 16
+
+
+@dataclass
+class _Known:
+    """What is known about the stages, with one setting of the train/eval flags.
+
+    Attributes:
+        drawing: the stages that have drawn.
+        quiet: for other stages how many forwards were looked at.
+    """
+
+    drawing: set[int] = field(default_factory=set)
+    quiet: dict[int, int] = field(default_factory=dict)
 
 
 class Randomness:
@@ -28,8 +47,9 @@ class Randomness:
     def __init__(self, model: nn.Module, devices: Iterable[torch.device]) -> None:
         self._model = model
         self._devices = sorted(set(devices), key=str)
-        self._draws: dict[int, bool] = {}
-        self._flags: tuple[bool, ...] = ()
+        self._known = _Known()
+        self._known_of: dict[tuple[bool, ...], _Known] = {}
+        self._enough = ENOUGH
         self.lock = threading.Lock()  # held by whoever may draw
         self._seeded = self._strayed = False
         self._before: list[Tensor] = []
@@ -43,11 +63,11 @@ class Randomness:
     @property
     def drawing_stages(self) -> tuple[int, ...]:
         """The stages known to draw random numbers; their forwards run one at a time."""
-        return tuple(sorted(stage for stage, draws in self._draws.items() if draws))
+        return tuple(sorted(self._known.drawing))
 
     def may_draw(self, stage: int) -> bool:
         """Whether a stage draws random numbers or is not known yet."""
-        return self._draws.get(stage) is not False
+        return stage in self._known.drawing or self._known.quiet.get(stage, 0) < self._enough
 
     @property
     def strayed(self) -> bool:
@@ -61,41 +81,48 @@ class Randomness:
         self._seeded = self._strayed = False
         self._left = self._before[0]
         flags = tuple(module.training for module in self._model.modules())
-        if flags != self._flags:
-            self._flags = flags
-            self._draws = {}
+        if flags not in self._known_of and len(self._known_of) == _MOST_FLAGS:
+            self._known_of.clear()
+        self._known = self._known_of.setdefault(flags, _Known())
 
     def end_step(self) -> None:
         """Puts the generators back; the default one moves on by one draw if any stage drew."""
         before = self._before
         if self.strayed:
-            self._draws = {}
+            self._known.quiet.clear()
+            self._enough *= ENOUGH
         if not self._seeded:
             return
-        states = [_draw_seed(before[0])[1], *before[1:]] if any(self._draws.values()) else before
+        states = [_draw_seed(before[0])[1], *before[1:]] if self._known.drawing else before
         torch.set_rng_state(states[0])
         for device, state in zip(self._cuda_devices(), states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
 
+    def note_whole_step(self) -> None:
+        """All micro-batches of a step have come through: the stages that were looked at have shown what they do."""
+        self._known.quiet = dict.fromkeys(self._known.quiet, self._enough)
+
     def enter(self, stage: int, microbatch: int, device: torch.device) -> Turn | None:
         """Called in the thread that is about to run the forward; it calls `leave` on what is returned."""
-        if self._draws.get(stage) is False:
+        if not self.may_draw(stage):
             return None
         self.lock.acquire()
-        if self._draws.get(stage) is False:
+        if not self.may_draw(stage):
             self.lock.release()
             return None
         # Outside turns nobody draws: if the generator is not where it was left, a stage drew that never did before.
         self._strayed = self._strayed or not torch.equal(torch.get_rng_state(), self._left)
         self._seeded = True
         seed_generators(self.seed, stage, microbatch, device)
-        return Turn(self, stage, None if stage in self._draws else self._states())
+        return Turn(self, stage, None if stage in self._known.drawing else self._states())
 
     def _leave(self, turn: Turn, ended: bool) -> None:
-        if turn.before is not None:
-            drew = not all(map(torch.equal, turn.before, self._states()))
-            if drew or ended:  # a forward that was given up may not have come to its dropout
-                self._draws[turn.stage] = drew
+        known, stage = self._known, turn.stage
+        if turn.before is not None and not all(map(torch.equal, turn.before, self._states())):
+            known.drawing.add(stage)
+            known.quiet.pop(stage, None)
+        elif turn.before is not None and ended:  # one that was given up may not have come to its dropout
+            known.quiet[stage] = known.quiet.get(stage, 0) + 1
         torch.set_rng_state(_SENTINEL)
         self._left = _SENTINEL
         self.lock.release()
