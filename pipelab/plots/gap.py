@@ -56,7 +56,7 @@ def plot_gap(gap: Gap, *, ax: Axes | None = None) -> Axes:
     show_seconds(ax, high)
     ax.set_xlabel(f"{ax.get_xlabel()}, not from 0", loc="left")
     found = [as_seconds(gap.predicted), *map(_found, gap.parts), as_seconds(gap.measured)]
-    for row, text in zip(rows, found, strict=True):
+    for row, text in zip(rows.tolist(), found, strict=True):
         place = ax.get_yaxis_transform()
         ax.text(1.02, row, literal(text, 70), transform=place, va="center", fontsize=SMALL_POINTS, color=INK)
     set_headline(ax, "\n".join(title))

@@ -183,17 +183,19 @@ class _Bench:
         for cut_model in (self._cut, uncut):
             self._run(batch, cut_model)
             done()
-        self.bytes[size] = self._cut.stage_bytes(mergeable=True)
+        held = self._cut.stage_bytes(mergeable=True)
+        assert held is not None  # a step has run
+        self.bytes[size] = held
         self._neighbours.begin(batch, self.weight)
-        samples: list[tuple[list[float], ...]] = []
+        samples: list[list[list[float]]] = []
         for _ in range(repeats):
             found: list[list[float]] = []
             for cut_model, whole in ((self._cut, True), (self._cut, False), (uncut, True)):
                 found += self._run(batch, cut_model, whole)
                 done()
             samples.append(found)
-        *kinds, forward, backward = (np.array(kind) for kind in zip(*samples, strict=True))
-        return _Samples(*kinds, uncut=np.hstack([forward, backward]))
+        f, b, i, w, uncut_f, uncut_b = (np.array(kind) for kind in zip(*samples, strict=True))
+        return _Samples(f, b, i, w, uncut=np.hstack([uncut_f, uncut_b]))
 
     def _cut_model(self, names: tuple[str, ...]) -> CutModel:
         return CutModel(self.model, names[1:], [self._rank] * len(names), self._pool, self._threads)
@@ -269,7 +271,7 @@ def _fit(
         weight_grad=seconds("weight_grad"),
         backward=seconds("backward", second),
         border=border,
-        parameter_bytes=held[int(sizes[0])].parameters,
+        parameter_bytes=tuple(map(int, held[int(sizes[0])].parameters)),
         activation_bytes=lines(lambda n: held[n].activations),
         output_bytes=lines(lambda n: held[n].outputs),
         batch_size=size,
