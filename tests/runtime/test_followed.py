@@ -32,14 +32,18 @@ def a_resnet():
     return pp.zoo.resnet(blocks=16), x, y, F.cross_entropy, ["blocks.4", "blocks.8", "blocks.12"]
 
 
-def measured(model, x, y, loss_fn, cuts, name="1f1b", devices=None, outputs=False, num_microbatches=8):
+def measured(
+    model, x, y, loss_fn, cuts, name="1f1b", devices=None, outputs=False, num_microbatches=8, recompute="none"
+):
     """The step of a pipeline that has learnt, with its memory."""
     v = 2 if name == "interleaved-1f1b" else 1
     ranks = (len(cuts) + 1) // v
     options = {"stages_per_rank": v} if v > 1 else {}
     schedule = pp.schedule(name, num_ranks=ranks, num_microbatches=num_microbatches, **options)
     devices = devices or pp.virtual(ranks)
-    with pp.Pipeline(model, pp.Split(cuts), schedule, loss_fn=loss_fn, devices=devices) as pipe:
+    with pp.Pipeline(
+        model, pp.Split(cuts), schedule, loss_fn=loss_fn, devices=devices, recompute=recompute
+    ) as pipe:
         pipe.step(x, y)
         return pipe.step(x, y, memory=True, outputs=outputs)
 
@@ -62,6 +66,15 @@ def test_a_profile_predicts_it_before_any_step(make):
     found = measured(model, x, y, loss_fn, cuts).memory
     for peak, bytes in zip(found.rank_peaks, predicted, strict=True):
         assert peak.bytes == pytest.approx(bytes, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["1f1b", "zb-h1"])
+def test_what_is_recomputed_is_neither_predicted_nor_held(name):
+    model, x, y, loss_fn, cuts = the_tours_gpt()
+    kept = measured(model, x, y, loss_fn, cuts, name=name).memory
+    again = measured(model, x, y, loss_fn, cuts, name=name, recompute="all").memory
+    assert again.stage_peaks[0].bytes < kept.stage_peaks[0].bytes / (5 if name == "1f1b" else 2)
+    assert max(map(abs, again.error)) < 0.05, str(again)
 
 
 def test_activations_come_with_forwards_and_go_with_backwards():
