@@ -47,6 +47,9 @@ def train(
     runs one micro-batch beforehand, to learn which stage uses which parameter; gradients, buffers and random state are
     put back, but hooks on the model see it. For other schedules the loop is yours: `pipe.step`, then your optimizer.
 
+    A stage keeps as many versions of its weights as `schedule.weight_versions().kept` says, in memory that the trace
+    does not count. The forwards run on copies of the model: hooks are handed a module of a copy.
+
     Args:
         pipe: a pipeline whose schedule updates the weights, such as pipedream or pipedream-2bw.
         batches: pairs (inputs, target), as for `Pipeline.step`, one a mini-batch; without a target (inputs, None). A
@@ -90,11 +93,11 @@ def train(
     data = MiniBatches.of(pipe, batches, loss_weight)
     with pipe._step() as written:
         written.watch(data.wanting_gradients())
-        for parameter in pipe.model.parameters():
-            parameter.grad = None
         _learn(pipe, data)
         _check_learnt(pipe)
         weights = stage_weights(pipe._cut, versions.tolist(), optimizer)
+        for parameter in pipe.model.parameters():
+            parameter.grad = None
         try:
             return _run(pipe, data, weights, progress)
         except BaseException as error:
@@ -163,7 +166,9 @@ def _run(
         copy.check_unchanged()
         for stage in range(len(weights)):
             copy.check_no_gradients(stage)
-    for slot in slots[-len(copies) * data.per_minibatch :: data.per_minibatch]:  # the last mini-batch comes last
+    for slot in slots[
+        -len(copies) * data.per_minibatch :: data.per_minibatch
+    ]:  # the last mini-batch comes last
         copies[slot].hand_over()
     pipe._leaks = tuple(leak for context in contexts for leak in context.leaks)
     if pipe._leaks:

@@ -112,9 +112,11 @@ def test_a_parameter_that_several_stages_train_is_refused_by_name():
     torch.manual_seed(0)
     model, x = Awkward().double(), torch.randn(4, 6).double()
     before = copy.deepcopy(model)
+    model.scale.grad = torch.ones(6, dtype=torch.float64)
     with pipeline(model, cuts=["parts.2"]) as pipe:
         with pytest.raises(pp.PipelabError, match=r"The stages 0 and 1 use the parameter 'scale'.*freeze it"):
             pp.train(pipe, [(x, x)] * 3, optimizer=SGD)
+        assert model.scale.grad.sum() == 6  # what was there is there
         for parameter in (model.scale, *model.shared.parameters()):
             parameter.requires_grad_(False)
         pp.train(pipe, [(x, x)] * 3, optimizer=SGD)
