@@ -75,8 +75,8 @@ class Handed:
 
     def compare(self, flow: Flow) -> None:
         """Notes what the forward has changed: a tensor, or what a list, a cache or another object holds."""
-        before = {id(tensor) for tensor, _ in self._before}
-        filled = any(id(tensor) not in before for tensor in _tensors(self._handed))
+        before = [id(tensor) for tensor, _ in self._before]
+        filled = [id(tensor) for tensor in _tensors(self._handed) if not tensor.is_inference()] != before
         if filled or any(tensor._version != version for tensor, version in self._before):
             flow.changing.add(self._module)
         if any(tensor._version != version for tensor, version in self._buffers):

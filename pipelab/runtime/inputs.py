@@ -145,8 +145,12 @@ class Batch:
         return Args(*args, **kwargs)
 
     def slice(self, tensor: Tensor, dim: int, microbatch: int) -> Tensor:
-        """The samples of one micro-batch, which are a view."""
-        return tensor.narrow(dim, sum(self.sizes[:microbatch]), self.sizes[microbatch])
+        """The samples of one micro-batch: the batch's own memory.
+
+        A model may change them in place while other micro-batches are in flight, so each has a version of its own.
+        """
+        part = tensor.narrow(dim, sum(self.sizes[:microbatch]), self.sizes[microbatch])
+        return part if part.requires_grad else part.data
 
     def check_unchanged(self) -> None:
         """Refuses a model that writes to what all micro-batches share: the next would see it.
