@@ -188,6 +188,7 @@ class Followed:
             self._made.get((run.stage, run.index), {}).pop(_identity(result.loss) or 0, None)
         in_use: set[int] = set()
         of_model = run.context.parameters.storages()
+        known = [*self._alive, *(self._made.get((stage, run.index), {}) for stage in run.stages)]
         for stage, begin in zip(run.stages, run.starts, strict=True):
             strange: dict[tuple[int, int], int] = {}
             for tensor in saved_tensors(roots_of(run, stage), begin):
@@ -195,14 +196,12 @@ class Followed:
                 if identity is None:
                     continue
                 in_use.add(identity)
-                if not self._knows(identity) and tensor.untyped_storage().data_ptr() not in of_model:
+                ours = any(identity in storages for storages in known)
+                if not ours and tensor.untyped_storage().data_ptr() not in of_model:
                     strange[identity, int(tensor.storage_offset())] = tensor.numel() * tensor.element_size()
             self._strange[stage] = max(self._strange[stage], sum(strange.values()))
         self._results |= results - in_use
         self._results_in_use[run.index] = results & in_use
-
-    def _knows(self, identity: int) -> bool:
-        return any(identity in found for found in [*self._alive, *self._made.values()])
 
     def _gradients(self) -> set[int]:
         """The storages of the parameters' gradients, which are counted with the weights."""

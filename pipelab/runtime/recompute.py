@@ -239,7 +239,10 @@ def _both_times(
     context = microbatch.context
     store = context.weight_gradients.get((microbatch.stage, microbatch.index))
     first: list[contextlib.AbstractContextManager[Any]] = [InCheckpoint(store)]
-    second: list[contextlib.AbstractContextManager[Any]] = [InCheckpoint(store), _statistics_left_alone(norms)]
+    second: list[contextlib.AbstractContextManager[Any]] = [
+        InCheckpoint(store),
+        _statistics_left_alone(norms),
+    ]
     if context.randomness.may_draw(microbatch.stage):
         draws = _Draws(microbatch, context.stage_device(microbatch.stage))
         first.append(draws.first())
