@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pipelab.runtime.held import MODULES_OWN
 
 _STRUCTURE = ("_parameters", "_modules")
 
@@ -15,8 +18,8 @@ _STRUCTURE = ("_parameters", "_modules")
 def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
     """Inside, the modules start without gradients; afterwards `.grad`, buffers and random state are as before.
 
-    So are the attributes of each module (counters, caches), as far as they were set and not changed in place, and
-    parameters whose hooks run when their gradient is there, since such a hook may be an optimizer.
+    So are the attributes of each module (counters, caches), as far as they were set and not changed in place, its hooks,
+    and parameters whose hooks run when their gradient is there, since such a hook may be an optimizer.
 
     Args:
         modules: other parameters keep their values only if the code inside does not change them.
@@ -34,7 +37,7 @@ def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[No
     parameters = [parameter for module in modules for parameter in module.parameters()]
     owners = [module for root in modules for module in root.modules()]
     gradients = [(tensor, tensor.grad) for tensor in (*parameters, *inputs)]
-    before = [(vars(owner), dict(vars(owner)), dict(owner._buffers)) for owner in owners]
+    before = [(vars(owner), dict(vars(owner)), _registered(owner)) for owner in owners]
     hooked = [p for p in parameters if getattr(p, "_post_accumulate_grad_hooks", None)]
     buffers = [buffer for module in modules for buffer in module.buffers()]
     values = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *hooked)]
@@ -47,10 +50,11 @@ def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[No
     finally:
         for tensor, gradient in gradients:
             tensor.grad = gradient
-        for attributes, then, its_buffers in before:
+        for attributes, then, registered in before:
             _put_back(attributes, then)
-            attributes["_buffers"].clear()  # a buffer may have been replaced or added, not only written to
-            attributes["_buffers"].update(its_buffers)
+            for name, entries in registered.items():
+                attributes[name].clear()
+                attributes[name].update(entries)
         with torch.no_grad():
             for tensor, value in values:
                 tensor.copy_(value)
@@ -59,7 +63,16 @@ def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[No
             torch.cuda.set_rng_state_all(gpu_states)
 
 
-def _put_back(attributes: dict[str, object], then: dict[str, object]) -> None:
+def _registered(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    """Its buffers and hooks: a forward may replace or add some, as transformers' models do when they first run."""
+    return {
+        name: dict(entries)
+        for name, entries in vars(module).items()
+        if name in MODULES_OWN and name not in _STRUCTURE and isinstance(entries, dict)
+    }
+
+
+def _put_back(attributes: dict[str, Any], then: dict[str, Any]) -> None:
     for name in attributes.keys() - then.keys():
         del attributes[name]
     for name, value in then.items():

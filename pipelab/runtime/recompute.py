@@ -160,21 +160,21 @@ class Recompute:
         if any(part in cuts for part in below):
             return ""  # other stages begin in it
         if module in flow.noisy or any(part in flow.noisy or part in flow.sites for part in below):
-            return "uses a value or a weight of another stage"
+            return "a value or a weight of another stage is used in it"
         if len(stages) > 1:
-            return "is called in several stages"
+            return "called in several stages"
         if module in flow.checkpointed:
-            return "is inside a checkpoint of the model's own"
+            return "inside a checkpoint of the model's own"
         if module in flow.changing:
-            return "changes what it is handed in place"
+            return "what it is handed is changed in place"
         if any(part in flow.writing and not isinstance(part, _NormBase) for part in inside):
-            return "writes to a buffer, which would happen twice"
+            return "a buffer is written to, which would happen twice"
         if any(self._cut_model.kept_values.binds(part) for part in inside):
-            return "sets attributes, which would happen twice"
+            return "attributes are set, which would happen twice"
         if any(part._forward_hooks or part._forward_pre_hooks for part in below):
-            return "has modules with hooks, which would run twice"
+            return "hooks inside it would run twice"
         if any(vars(part).get("_compiled_call_impl") is not None for part in inside[:1]):
-            return "is compiled as a whole"
+            return "compiled as a whole"
         return None
 
 
@@ -190,8 +190,8 @@ def _note(stage: int, chosen: list[str], left_out: dict[str, list[str]]) -> str:
         again = "nothing runs again, since no module of several layers lies in it whole"
     else:
         again = f"{_named(chosen)} {'run' if len(chosen) > 1 else 'runs'} again in the backward"
-    reasons = [f"{_named(names)} {why}" for why, names in left_out.items()]
-    return f"Stage {stage}: {again}." + (f" Not so: {'; '.join(reasons)}." if reasons else "")
+    reasons = [f"{_named(names)} ({why})" for why, names in left_out.items()]
+    return f"Stage {stage}: {again}." + (f" Not so {'; '.join(reasons)}." if reasons else "")
 
 
 def _named(names: list[str]) -> str:

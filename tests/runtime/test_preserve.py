@@ -80,3 +80,19 @@ def test_several_modules_are_preserved_together():
     with preserved(*models):
         sum(model(torch.ones(3, 2)).sum() for model in models).backward()
     assert all(p.grad is None for model in models for p in model.parameters())
+
+
+def test_hooks_that_a_forward_installs_go_again():
+    class Installs(nn.Module):
+        installed = False
+
+        def forward(self, x):
+            if not self.installed:
+                self.register_forward_hook(lambda module, args, output: output + 1)
+                self.installed = True
+            return x
+
+    model = Installs()
+    with preserved(model):
+        model(torch.zeros(1))
+    assert [float(model(torch.zeros(1))) for _ in range(2)] == [0, 1]

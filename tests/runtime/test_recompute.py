@@ -197,12 +197,12 @@ class Checkpointed(Blocks):
 @pytest.mark.parametrize(
     ("model", "make", "why"),
     [
-        (Blocks, InPlaceFirst, "changes what it is handed in place"),
-        (FillsList, Filling, "changes what it is handed in place"),
-        (Blocks, Hooked, "has modules with hooks, which would run twice"),
-        (Blocks, Writing, "writes to a buffer, which would happen twice"),
-        (Blocks, Setting, "sets attributes, which would happen twice"),
-        (Checkpointed, Block, "is inside a checkpoint of the model's own"),
+        (Blocks, InPlaceFirst, "what it is handed is changed in place"),
+        (FillsList, Filling, "what it is handed is changed in place"),
+        (Blocks, Hooked, "hooks inside it would run twice"),
+        (Blocks, Writing, "a buffer is written to, which would happen twice"),
+        (Blocks, Setting, "attributes are set, which would happen twice"),
+        (Checkpointed, Block, "inside a checkpoint of the model's own"),
     ],
 )
 def test_what_would_be_wrong_the_second_time_is_left_out_with_the_reason(model, make, why):
@@ -210,8 +210,8 @@ def test_what_would_be_wrong_the_second_time_is_left_out_with_the_reason(model, 
     cut = "marks.1" if model is Checkpointed else "blocks.1"
     case = recomputed(Case(model(make), x, y, F.mse_loss, [cut], whole=make not in (Writing, Setting)))
     pipe = assert_law(case, pp.schedule("1f1b", num_ranks=2, num_microbatches=4))
-    assert f"blocks.0 {why}" in pipe.recompute_notes[0]
-    assert f"blocks.1, blocks.2 {why}" in pipe.recompute_notes[1]
+    assert f"blocks.0 ({why})" in pipe.recompute_notes[0]
+    assert f"blocks.1, blocks.2 ({why})" in pipe.recompute_notes[1]
     assert not any("again in the backward" in note for note in pipe.recompute_notes)
 
 
@@ -227,7 +227,7 @@ def test_a_module_inside_one_that_must_not_run_again_may():
     x, y = data()
     case = recomputed(Case(Blocks(Outer), x, y, F.mse_loss, ["blocks.1"]))
     pipe = assert_law(case, pp.schedule("1f1b", num_ranks=2, num_microbatches=4))
-    assert "Stage 0: blocks.0.inner runs again in the backward. Not so: blocks.0" in pipe.recompute_notes[0]
+    assert "Stage 0: blocks.0.inner runs again in the backward. Not so blocks.0 (" in pipe.recompute_notes[0]
 
 
 class Borrowing(Block):
@@ -249,7 +249,7 @@ def test_a_leak_into_a_module_that_runs_again_is_repaired_exactly():
         for _ in range(3):
             check = pp.check_gradients(pipe, x, y)
             assert check, str(check)
-        assert "blocks.2 uses a value or a weight of another stage" in pipe.recompute_notes[2]
+        assert "blocks.2 (a value or a weight of another stage is used in it)" in pipe.recompute_notes[2]
 
 
 class LateDropout(Block):

@@ -116,3 +116,21 @@ def test_with_gradient_checkpointing_of_its_own_too(transformers, make):
     model = case.model
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     assert_law(case, pp.schedule("1f1b", num_ranks=4, num_microbatches=4))
+
+
+@pytest.mark.parametrize("make", [gpt2, llama, bert, mixtral])
+def test_with_activations_dropped_by_the_pipeline_too(transformers, make):
+    torch.manual_seed(0)
+    case = make(transformers)
+    case.model.config.use_cache = False
+    case.options = {"recompute": "all"}
+    pipe = assert_law(case, pp.schedule("1f1b", num_ranks=4, num_microbatches=4))
+    assert all("again in the backward" in note for note in pipe.recompute_notes[:3])
+
+
+def test_a_layer_that_fills_a_cache_is_not_run_again(transformers):
+    torch.manual_seed(0)
+    case = llama(transformers)
+    case.options = {"recompute": [1]}
+    pipe = assert_law(case, pp.schedule("1f1b", num_ranks=4, num_microbatches=4))
+    assert "model.layers.1.self_attn (what it is handed is changed in place)" in pipe.recompute_notes[0]
