@@ -271,11 +271,11 @@ def _bar_axes(names: Sequence[str], title: str) -> Axes:
 
 
 def _line_title(sweep: Sweep, lines: Sequence[Series], x: str, y: str) -> str:
-    last = max(line.x[-1] for line in lines)
-    ends = [line for line in lines if line.x[-1] == last]
-    least = min(float(line.y[-1]) for line in ends)
-    names = [name for line in ends if np.isclose(line.y[-1], least, rtol=1e-9) for name in line.names]
-    winner = f"least at {size_text(x, float(last))}: {few(names)}, {QUANTITIES[y].text(least)}"
+    least = min(float(line.y.min()) for line in lines)
+    where = [line.x[np.isclose(line.y, least, rtol=1e-9)].tolist() for line in lines]
+    at = max(size for found in where for size in found)
+    names = [name for line, found in zip(lines, where, strict=True) if at in found for name in line.names]
+    winner = f"least at {size_text(x, at)}: {few(names)}, {QUANTITIES[y].text(least)}"
     return "\n".join([f"{y}, {fixed(sweep, x)}; {winner}", *notes(sweep, y)])
 
 

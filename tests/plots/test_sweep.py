@@ -98,6 +98,19 @@ def test_the_title_names_all_that_are_least_and_the_sizes_they_share(free):
     assert "F = I = W = 1 s for the stages of a rank together; free links" in title
 
 
+def test_the_title_names_the_least_point_wherever_it_lies():
+    def costs(num_stages, num_microbatches):
+        third = (1 + 16 / num_microbatches) / 3
+        return pp.Costs.uniform(num_stages, third, third, third)
+
+    found = pp.sweep(schedules=["gpipe", "1f1b"], num_ranks=4, num_microbatches=[1, 4, 64], costs=costs)
+    assert (
+        pp.plot_sweep(found, y="makespan")
+        .get_title()
+        .startswith("makespan, p = 4; least at m = 4: gpipe, 1f1b, 35 s")
+    )
+
+
 def test_bars_are_sorted_and_as_long_as_the_makespan(free):
     part = free.where(num_ranks=4, num_microbatches=8)
     ax = pp.plot_sweep(part, x="schedule", y="makespan")
