@@ -18,7 +18,7 @@ _STRUCTURE = ("_parameters", "_modules")
 def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
     """Inside, the modules start without gradients; afterwards `.grad`, buffers and random state are as before.
 
-    So are the attributes of each module (counters, caches), as far as they were set and not changed in place, its hooks,
+    So are each module's hooks and its attributes (counters, caches), as far as they were set and not changed in place,
     and parameters whose hooks run when their gradient is there, since such a hook may be an optimizer.
 
     Args:
