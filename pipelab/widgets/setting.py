@@ -99,7 +99,7 @@ class Setting:
         """These sizes with the schedule that predicts the shortest training step; of equal ones, the least in flight.
 
         Candidates are what a Pipeline runs at these sizes. Schedules of several stages a rank are among them only
-        where that is asked for: they need more cuts.
+        where that is asked for: they need more cuts. Those of two chains are not: they hold the weights twice.
         """
         per_rank = wishes.get("stages_per_rank", 1)
         training, refusal = [], None
@@ -113,7 +113,7 @@ class Setting:
             except PipelabError as error:
                 refusal = refusal or error
                 continue
-            if candidate.schedule.has_backward:
+            if candidate.schedule.has_backward and candidate.schedule.placement.chains == 1:
                 training.append(candidate)
         if not training:
             raise refusal or PipelabError(

@@ -35,7 +35,9 @@ def test_the_first_schedule_is_the_one_that_predicts_the_shortest_step_and_holds
     first = Setting.start(profile, batch_size=48, num_ranks=4, num_microbatches=8)
     names = [name for name in OFFERED if SCHEDULES[name].stages_per_rank[0] == 1]
     others = [first.changed(schedule=name, stages_per_rank=1) for name in names]
-    training = [other for other in others if other.schedule.has_backward and runs(other.schedule)]
+    steps = [other for other in others if other.schedule.has_backward and runs(other.schedule)]
+    training = [other for other in steps if other.schedule.placement.chains == 1]
+    assert len(training) < len(steps)  # schedules of two chains hold the weights twice
     assert first.predicted.makespan <= min(t.predicted.makespan for t in training) * 1.001
     rivals = [t for t in training if t.predicted.makespan <= first.predicted.makespan * 1.0001]
     assert max(first.schedule.peak_in_flight) == min(max(t.schedule.peak_in_flight) for t in rivals)
