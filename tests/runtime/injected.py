@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ class Bomb:
         stage, microbatch: of the model; None: any.
         act: what happens then.
         passes: how often the place is passed before it goes off.
-        activations: weak references to what the stages computed, by micro-batch.
+        activations: (stage, micro-batch, weak reference) of the memory that each stage needs until its backward.
     """
 
     place: str = ""
@@ -113,7 +114,7 @@ class Bomb:
     microbatch: int | None = None
     act: Callable[[], Any] = lambda: None
     passes: int = 0
-    activations: list[tuple[int, weakref.ref[Tensor]]] = field(default_factory=list)
+    activations: list[tuple[int, int, weakref.ref[np.ndarray]]] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
 
     def __deepcopy__(self, memo: Any) -> Bomb:
@@ -144,17 +145,19 @@ class Bomb:
 
 
 class Fragile(torch.autograd.Function):
-    """The identity, whose backward may raise."""
+    """The identity, whose backward may raise. It gives a copy in memory that `keep` is told of."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, reach: Callable[[], None]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, reach: Callable[[], None], keep: Callable[[np.ndarray], None]) -> Tensor:
         ctx.reach = reach
-        return x.clone()
+        memory = np.empty(tuple(x.shape))  # lives as long as any tensor on it
+        keep(memory)
+        return torch.from_numpy(memory).copy_(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         ctx.reach()
-        return gradient, None
+        return gradient, None, None
 
 
 class Part(nn.Module):
@@ -168,10 +171,14 @@ class Part(nn.Module):
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         bomb, stage, microbatch = self.bomb, self.stage, int(ids[0])
         bomb.reach("forward", stage, microbatch)
-        y = Fragile.apply(self.linear(x), lambda: bomb.reach("function", stage, microbatch))
+        x = Fragile.apply(
+            x,
+            lambda: bomb.reach("function", stage, microbatch),
+            lambda memory: bomb.activations.append((stage, microbatch, weakref.ref(memory))),
+        )
+        y = self.linear(x)
         if y.requires_grad:
             y.register_hook(lambda gradient: bomb.reach("backward", stage, microbatch))
-        bomb.activations.append((microbatch, weakref.ref(y)))
         return y.tanh()
 
 
@@ -277,14 +284,14 @@ class Laboratory:
 
     # -- what must hold ----------------------------------------------------------------------------------------------
 
-    def alive(self) -> set[int]:
-        """The micro-batches of which an activation is alive."""
-        return {microbatch for microbatch, ref in self.bomb.activations if ref() is not None}
+    def alive(self) -> set[tuple[int, int]]:
+        """The pairs (stage, micro-batch) whose activations are in memory."""
+        return {(stage, microbatch) for stage, microbatch, ref in self.bomb.activations if ref() is not None}
 
     def assert_at_rest(self) -> None:
         """Nothing runs, nothing of the failed step is left, and torch is as it was."""
         assert all(parameter.grad is None for parameter in self.model.parameters())
-        assert not self.alive(), f"activations of the micro-batches {self.alive()} are alive"
+        assert not self.alive(), f"activations of (stage, micro-batch) {self.alive()} are alive"
         assert_torch_untouched()
         assert not step_guard._running
         for part in self.model.parts:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from typing import Any, ClassVar
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from hypothesis import strategies as st
 
 import pipelab as pp
 from pipelab.core.actions import Action, Kind
-from pipelab.runtime import pipeline
-from pipelab.runtime.engine import METHODS
-from pipelab.runtime.stages import SuspendedStages
 from tests.runtime.random_chains import NAMES, cases, runs, runs_plainly, schedules
+from tests.runtime.watched import actions_told
 from tests.zoo.law import assert_law
 
 BOUNDED = settings(
@@ -29,43 +26,19 @@ BOUNDED = settings(
 )
 
 
-class Watched(SuspendedStages):
-    """Notes every action that it is given, by the step."""
-
-    steps: ClassVar[list[list[Action]]] = []
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.seen: list[Action] = []
-        self.steps.append(self.seen)
-
-
-def _noting(kind: Kind, method: str) -> Any:
-    def run(self: Watched, stage: int, microbatch: int) -> None:
-        self.seen.append(Action(kind, stage, microbatch))
-        getattr(SuspendedStages, method)(self, stage, microbatch)
-
-    return run
-
-
-for _kind, (_method, _) in METHODS.items():
-    if hasattr(SuspendedStages, _method):
-        setattr(Watched, _method, _noting(_kind, _method))
-
-
 @BOUNDED
 @given(st.data(), schedules(), st.booleans())
 def test_a_step_is_plain_accumulation_in_the_order_of_its_schedule(data, schedule, virtual):
     case = data.draw(cases(schedule))
     assume(runs_plainly(case))
     devices = pp.virtual(schedule.num_ranks) if virtual else None
-    Watched.steps.clear()
-    with mock.patch.object(pipeline, "SuspendedStages", Watched):
+    ran = defaultdict(list)
+    with actions_told(lambda step, action: ran[step].append(action)):
         assert_law(case, schedule, devices, steps=2)
-    whole_steps = [step for step in Watched.steps if any(action.kind is not Kind.F for action in step)]
-    assert len(whole_steps) >= 2
-    for step in whole_steps:
-        assert by_rank(step, schedule) == simulated_order(schedule)
+    steps = [actions for actions in ran.values() if any(action.kind is not Kind.F for action in actions)]
+    assert len(steps) >= 2
+    for actions in steps:
+        assert by_rank(actions, schedule) == simulated_order(schedule)
 
 
 def by_rank(actions: list[Action], schedule: pp.Schedule) -> dict[int, list[Action]]:
