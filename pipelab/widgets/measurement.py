@@ -95,10 +95,13 @@ class Measurement:
             pipeline.interrupt()
 
     def _step(self, pipeline: Pipeline, number: int, steps: int, progress: Progress) -> Trace:
+        actions = self.plan.schedule.table.num_cells
+
         def advance(done: int, total: int) -> None:
             if self._stopped.is_set():  # it was asked between two steps, when there was nothing to interrupt
                 pipeline.interrupt()
-            progress(number * total + done, steps * total)
+            # `total` is not the same for all steps: the virtual clock runs some of them several times.
+            progress(number * actions + done * actions // total, steps * actions)
 
         if self._stopped.is_set():
             raise KeyboardInterrupt

@@ -104,8 +104,7 @@ class Setting:
         per_rank = wishes.get("stages_per_rank", 1)
         training, refusal = [], None
         for name in OFFERED:
-            least, most = bounds_of_stages_per_rank(name)
-            if not least <= per_rank <= (most or per_rank):
+            if _fitting_stages_per_rank(name, per_rank) != per_rank:
                 continue
             try:
                 candidate = self.changed(schedule=name, **{**wishes, "stages_per_rank": per_rank})

@@ -33,7 +33,7 @@ def test_the_start_suits_the_profile(profile):
 
 def test_the_first_schedule_is_the_one_that_predicts_the_shortest_step_and_holds_least(profile):
     first = Setting.start(profile, batch_size=48, num_ranks=4, num_microbatches=8)
-    names = [name for name in OFFERED if SCHEDULES[name].stages_per_rank[0] == 1]
+    names = [name for name in OFFERED if SCHEDULES[name].stages_per_rank == (1, 1)]
     others = [first.changed(schedule=name, stages_per_rank=1) for name in names]
     steps = [other for other in others if other.schedule.has_backward and runs(other.schedule)]
     training = [other for other in steps if other.schedule.placement.chains == 1]
