@@ -18,7 +18,7 @@ from tests.runtime.watched import actions_told
 from tests.zoo.law import assert_law
 
 BOUNDED = settings(
-    max_examples=60,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     database=None,
