@@ -75,6 +75,10 @@ class SuspendedStages:
                     context.flow.learnt.discard(context.grad)
                 self.notes = tuple(dict.fromkeys([*self.notes, *share_notes(context, self.microbatches)]))
                 context.parameters.reduce()
+        except BaseException:
+            for microbatch in self.microbatches:
+                microbatch.result = None  # whoever keeps the error keeps the micro-batches
+            raise
         finally:
             for context in self._contexts:
                 context.kept_values.clear()
