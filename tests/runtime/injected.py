@@ -106,7 +106,8 @@ class Bomb:
         stage, microbatch: of the model; None: any.
         act: what happens then.
         passes: how often the place is passed before it goes off.
-        activations: (stage, micro-batch, weak reference) of the memory that each stage needs until its backward.
+        memory: (what, stage, micro-batch, weak reference) of the memory of what each forward's backward needs, up to W,
+            and of what it sent on.
     """
 
     place: str = ""
@@ -114,7 +115,7 @@ class Bomb:
     microbatch: int | None = None
     act: Callable[[], Any] = lambda: None
     passes: int = 0
-    activations: list[tuple[int, int, weakref.ref[np.ndarray]]] = field(default_factory=list)
+    memory: list[tuple[str, int, int, weakref.ref[np.ndarray]]] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
 
     def __deepcopy__(self, memo: Any) -> Bomb:
@@ -125,7 +126,7 @@ class Bomb:
     ) -> None:
         self.place, self.stage, self.microbatch, self.act = place, stage, microbatch, act
         self.passes = passes
-        self.activations.clear()
+        self.memory.clear()
 
     def reach(self, place: str, stage: int | None = None, microbatch: int | None = None) -> None:
         for mine, other in ((self.stage, stage), (self.microbatch, microbatch)):
@@ -171,15 +172,15 @@ class Part(nn.Module):
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         bomb, stage, microbatch = self.bomb, self.stage, int(ids[0])
         bomb.reach("forward", stage, microbatch)
-        x = Fragile.apply(
-            x,
-            lambda: bomb.reach("function", stage, microbatch),
-            lambda memory: bomb.activations.append((stage, microbatch, weakref.ref(memory))),
-        )
+
+        def keep(what: str) -> Callable[[np.ndarray], None]:
+            return lambda memory: bomb.memory.append((what, stage, microbatch, weakref.ref(memory)))
+
+        x = Fragile.apply(x, lambda: bomb.reach("function", stage, microbatch), keep("needed"))
         y = self.linear(x)
         if y.requires_grad:
             y.register_hook(lambda gradient: bomb.reach("backward", stage, microbatch))
-        return y.tanh()
+        return Fragile.apply(y.tanh(), lambda: None, keep("sent"))
 
 
 class Chain(nn.Module):
@@ -284,14 +285,17 @@ class Laboratory:
 
     # -- what must hold ----------------------------------------------------------------------------------------------
 
-    def alive(self) -> set[tuple[int, int]]:
-        """The pairs (stage, micro-batch) whose activations are in memory."""
-        return {(stage, microbatch) for stage, microbatch, ref in self.bomb.activations if ref() is not None}
+    def alive(self, what: str) -> set[tuple[int, int]]:
+        """The pairs (stage, micro-batch) of which that is in memory."""
+        return {(stage, i) for kind, stage, i, ref in self.bomb.memory if kind == what and ref() is not None}
 
     def assert_at_rest(self) -> None:
         """Nothing runs, nothing of the failed step is left, and torch is as it was."""
         assert all(parameter.grad is None for parameter in self.model.parameters())
-        assert not self.alive(), f"activations of (stage, micro-batch) {self.alive()} are alive"
+        for what in ("needed", "sent"):
+            assert not self.alive(what), (
+                f"of (stage, micro-batch) {self.alive(what)} what was {what} is in memory"
+            )
         assert_torch_untouched()
         assert not step_guard._running
         for part in self.model.parts:

@@ -83,7 +83,7 @@ def assert_survived(lab, place, make):
         assert type(error) is type(make())
         if not isinstance(error, Noteless):
             assert_told(lab, place, stage, microbatch, "\n".join(error.__notes__))
-        kept = {number for _, number in lab.alive()}
+        kept = {number for what in ("needed", "sent") for _, number in lab.alive(what)}
         assert len(kept) <= 1 and (microbatch is None or kept <= {microbatch}), (
             "an error keeps only its own values"
         )

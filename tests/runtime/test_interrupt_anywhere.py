@@ -104,7 +104,7 @@ def test_while_one_rank_waits_for_another_only_the_running_call_is_waited_for():
     lab.bomb.arm("forward", 0, 0, press_and_work_on)  # all other ranks wait for it
     assert type(lab.failing_step()) is KeyboardInterrupt
     assert time.monotonic() - ended[0] < 1
-    assert not any(microbatch for _, microbatch, _ in lab.bomb.activations), "no forward began after it"
+    assert not any(microbatch for _, _, microbatch, _ in lab.bomb.memory), "no forward began after it"
     lab.assert_at_rest()
     lab.assert_next_step_right()
     lab.pipe.close()

@@ -68,7 +68,7 @@ def test_two_hundred_steps_leave_everything_as_it_was(name):
             lab.model.zero_grad()
             str(lab.step())
         lab.assert_next_step_right()
-        lab.bomb.activations.clear()
+        lab.bomb.memory.clear()
         return tensors(), descriptors(), sizes(lab.pipe)
 
     steps(30)
