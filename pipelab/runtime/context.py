@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.compiled import compiled_modules
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.deferral import WeightGradients
 from pipelab.runtime.interception import set_current
@@ -85,6 +86,10 @@ class StepContext:
 
     def leave_thread(self) -> None:
         set_current(None)
+
+    def run_plain(self, watched: Iterable[nn.Module]) -> list[nn.Module]:
+        """The modules that went through torch.compile and run in this step as if they had not."""
+        return compiled_modules(self.model) if self.learning else self._cut_model.not_compiled(watched)
 
     def keeping_apart(self) -> contextlib.AbstractContextManager[None]:
         """Around a step: what forwards keep on modules is kept apart for each micro-batch."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from pipelab.core.costs import StageBytes
+from pipelab.runtime.compiled import compiled_modules, must_be_plain
 from pipelab.runtime.flow import Flow
 from pipelab.runtime.kept import KeptValues
 from pipelab.runtime.memory import KeptBytes
@@ -59,6 +62,24 @@ class CutModel:
         made.randomness = self.randomness
         made.recompute = self.recompute
         return made
+
+    def not_compiled(self, watched: Iterable[nn.Module] | None = None) -> list[nn.Module]:
+        """The modules that went through torch.compile, but inside which a step must look.
+
+        Args:
+            watched: the modules that are watched in a step, if they are known already.
+        """
+        compiled = compiled_modules(self.model)
+        if not compiled:
+            return []
+        seen = (
+            set(self.flow.watched(set(self.cuts)) if watched is None else watched) | self.kept_values.owners
+        )
+        return [
+            module
+            for module in compiled
+            if module in self.kept_values.owners or must_be_plain(module, seen, self.flow.noisy)
+        ]
 
     @property
     def num_stages(self) -> int:

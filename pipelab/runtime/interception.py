@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
+from pipelab.runtime.compiled import around, is_compiled_in_place, plain
 from pipelab.runtime.flow import Handed
 
 if TYPE_CHECKING:
@@ -103,16 +104,19 @@ def hooks(context: StepContext) -> Iterator[None]:
     """Watches the model for one step: parks at the cuts, hands foreign arguments over, turns the mode on and off."""
     flow, cuts = context.flow, context.cuts
     modules = list(context.model.modules()) if context.learning else flow.watched(set(cuts))
-    handles = []
-    try:
+    enter, leave = _before(context), _after(context)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(plain(context.run_plain(modules)))
         for module in modules:
-            handles.append(module.register_forward_pre_hook(_before(context), prepend=True, with_kwargs=True))
-            handles.append(module.register_forward_hook(_after(context), always_call=True))
-        with _visible_functions if context.learning or flow.noisy else contextlib.nullcontext():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            if is_compiled_in_place(module):
+                stack.enter_context(around(module, enter, leave))
+            else:
+                hook = module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+                stack.callback(hook.remove)
+                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        if context.learning or flow.noisy:
+            stack.enter_context(_visible_functions)
+        yield
 
 
 def cancel_at_next_call() -> RemovableHandle:

@@ -92,9 +92,10 @@ class KeptValues:
         """Whether any forward has bound an attribute."""
         return bool(self._slots)
 
-    def binds(self, module: nn.Module) -> bool:
-        """Whether a forward has bound an attribute of this module."""
-        return any(owner is module for owner, _ in self._slots)
+    @property
+    def owners(self) -> set[nn.Module]:
+        """The modules whose attributes a forward has bound."""
+        return {module for module, _ in self._slots}
 
     @property
     def names(self) -> list[str]:

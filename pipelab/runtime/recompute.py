@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.compiled import is_compiled
 from pipelab.runtime.deferral import InCheckpoint
 from pipelab.runtime.held import NOTHING
 from pipelab.runtime.interception import current
@@ -169,11 +170,11 @@ class Recompute:
             return "what it is handed is changed in place"
         if any(part in flow.writing and not isinstance(part, _NormBase) for part in inside):
             return "a buffer is written to, which would happen twice"
-        if any(self._cut_model.kept_values.binds(part) for part in inside):
+        if not self._cut_model.kept_values.owners.isdisjoint(inside):
             return "attributes are set, which would happen twice"
         if any(part._forward_hooks or part._forward_pre_hooks for part in below):
             return "hooks inside it would run twice"
-        if any(vars(part).get("_compiled_call_impl") is not None for part in inside[:1]):
+        if is_compiled(module):
             return "compiled as a whole"
         return None
 
