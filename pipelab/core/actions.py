@@ -102,6 +102,11 @@ class Action:
         if self.members or self.kind is Kind.OVERLAP:
             self._check_members()
 
+    @property
+    def parts(self) -> tuple[Action, ...]:
+        """What runs in the cell: the members of an overlap; any other action is its own only part."""
+        return self.members or (self,)
+
     def _check_members(self) -> None:
         members = tuple(self.members)
         object.__setattr__(self, "members", members)
@@ -238,7 +243,7 @@ class ActionTable:
         cell = 0
         for rank, order in enumerate(orders):
             for action in order:
-                for member in action.members or (action,):
+                for member in action.parts:
                     if member.stage > MAX_CELLS or member.microbatch > MAX_CELLS:
                         raise PipelabError(
                             f"{action} is refused: stages and micro-batches go up to {MAX_CELLS:,} (2**22)."

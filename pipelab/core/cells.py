@@ -73,7 +73,7 @@ def _read_any(line: str) -> IntArray:
     values = array("i")
     for cell, match in enumerate(re.finditer(r"\S+", line)):
         action = Action.parse(match[0])
-        for member in action.members or (action,):
+        for member in action.parts:
             if member.stage > MAX_CELLS or member.microbatch > MAX_CELLS:
                 raise PipelabError(
                     f"{action} is refused: stages and micro-batches go up to {MAX_CELLS:,} (2**22)."

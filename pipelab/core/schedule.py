@@ -229,7 +229,7 @@ class Schedule(Saved):
             PipelabError: the action is not in this schedule.
         """
         try:
-            found = [need for member in action.members or (action,) for need in self._needs[member]]
+            found = [need for member in action.parts for need in self._needs[member]]
         except KeyError:
             raise PipelabError(f"{action} is not in {self.name}.") from None
         return tuple(dict.fromkeys(found))

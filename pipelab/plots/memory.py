@@ -87,7 +87,8 @@ def _beside(measured: MeasuredMemory, trace: Trace) -> tuple[MemoryCurve, ...]:
         raise TypeError(f"measured must be step.memory, not {type(measured).__name__}.")
     if measured.trace.num_ranks != trace.num_ranks:
         raise PipelabError(
-            f"measured is of {measured.trace.num_ranks} ranks, and {trace.label} has {trace.num_ranks}."
+            f"measured is of {measured.trace.num_ranks} ranks, and {trace.label} has {trace.num_ranks}. Lay it over "
+            f"measured.trace, or over a simulation of measured.trace.schedule."
         )
     if trace.bytes is None:
         raise PipelabError(

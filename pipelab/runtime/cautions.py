@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipelab.core.quantities import as_bytes, counted
 from pipelab.core.split import Split
 from pipelab.errors import PipelabWarning
+from pipelab.runtime.parameters import modules_of_stages
 
 _MOST_NAMES = 3
 
@@ -35,6 +36,7 @@ class Cautions:
 
     @property
     def sentences(self) -> tuple[str, ...]:
+        """All of them, as far as they are known by now."""
         return (*self._others, *self._shared.values())
 
     def learn(self, shared: Mapping[int, Sequence[int]]) -> None:
@@ -79,12 +81,9 @@ class Cautions:
 
 
 def _registered_twice(model: nn.Module, split: Split) -> dict[int, list[int]]:
-    """The parameters with names in several stages, as far as names tell: a module counts to the last cut before it."""
-    starts = {name: stage for stage, name in enumerate(split.cuts, start=1)}
-    stage = 0
+    """The parameters with names in several stages, as far as names tell."""
     found: dict[int, set[int]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        stage = starts.get(name, stage)
+    for stage, module in modules_of_stages(model, split.cuts, all_names=True):
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad:  # what is frozen may be read in place
                 found.setdefault(id(parameter), set()).add(stage)
@@ -98,12 +97,17 @@ def _named(model: nn.Module) -> dict[int, tuple[nn.Parameter, list[str]]]:
     return named
 
 
-def _of_batchnorm(model: nn.Module, num_microbatches: int) -> tuple[str, ...]:
-    names = [
+def batchnorms(model: nn.Module) -> list[str]:
+    """The names of the BatchNorms that take their statistics from what they are given: they mix its samples."""
+    return [
         name or type(module).__name__
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
     ]
+
+
+def _of_batchnorm(model: nn.Module, num_microbatches: int) -> tuple[str, ...]:
+    names = batchnorms(model)
     if not names or num_microbatches == 1:
         return ()
     return (

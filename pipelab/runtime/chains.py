@@ -93,9 +93,7 @@ class Chains:
         if len(self._streams) == 1:
             schedule = forwards_only(self._schedule, num_microbatches)
             return schedule, program(schedule)
-        ranks = self._schedule.placement.ranks[: len(self._streams[0])]
-        used = sorted(set(ranks))  # a chain need not be on every rank
-        placement = Placement(tuple(used.index(rank) for rank in ranks))
+        placement, used = first_chain(self._schedule)
         orders = [
             [
                 Action(Kind.F, stage, microbatch)
@@ -125,6 +123,13 @@ class Chains:
         first, streams = self.cut_models[0], self._streams[chain]
         homes = first.parameters.homes(first.model, first.names)
         return Twin(first.model, lambda tensor: streams[homes[id(tensor)]].device)
+
+
+def first_chain(schedule: Schedule) -> tuple[Placement, list[int]]:
+    """The first chain by itself, on the user's model: its placement, and which rank of the schedule each of its is."""
+    ranks = schedule.placement.ranks[: schedule.num_model_stages]
+    used = sorted(set(ranks))  # a chain need not be on every rank
+    return Placement(tuple(used.index(rank) for rank in ranks)), used
 
 
 def check_statistics(model: nn.Module, schedule: Schedule) -> None:

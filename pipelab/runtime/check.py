@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pipelab.errors import PipelabError
+from pipelab.runtime.cautions import batchnorms
 from pipelab.runtime.inputs import Batch
 from pipelab.runtime.loss_weights import LossWeight, weigh
 from pipelab.runtime.outputs import is_per_sample
@@ -138,7 +138,7 @@ def check_gradients(
             "Dropout draws other numbers on a GPU than on the CPU, and the stages lie on both, so no plain run is the "
             "same. Check with model.eval(), or with all stages on one kind of device."
         )
-    if drawing or _mixes_samples(pipe.model):
+    if drawing or batchnorms(pipe.model):
         why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
         name = f"plain gradient accumulation of the whole model ({why})"
         weighing = _compare(
@@ -149,10 +149,6 @@ def check_gradients(
     if not result and _verdict(ours, reference.accumulated(), "", None):
         return dataclasses.replace(result, notes=(*result.notes, _EQUAL_TO_ACCUMULATION))
     return result
-
-
-def _mixes_samples(model: nn.Module) -> bool:
-    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in model.modules())
 
 
 def _refuse_changes(leaves: dict[str, Tensor], versions: dict[str, int]) -> None:
@@ -231,7 +227,8 @@ def _compare(
     passed: tuple[torch.dtype, ...] = (),
     is_gradient: bool = False,
 ) -> Difference:
-    """
+    """How far one tensor is from another.
+
     Args:
         name: of what is compared.
         ours, reference: the pipeline's tensor and the other one.

@@ -27,7 +27,7 @@ from torch.overrides import has_torch_function
 
 from pipelab.runtime.interception import current, seen_by_mode
 from pipelab.runtime.operations import ADDMM, LINEAR, Operation, addmm, convolution_of, convolutions, linear
-from pipelab.runtime.parameters import add_gradient
+from pipelab.runtime.parameters import add_gradient, has_gradient_hooks
 
 
 class WeightGradients:
@@ -153,13 +153,12 @@ def _gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
     operation, store, weight, bias = ctx.operation, ctx.store, ctx.weight, ctx.bias
     x, saved, cast = ctx.saved_tensors
     _, _, needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-    if (
-        cast is None or torch.is_grad_enabled()
-    ):  # with create_graph, gradients are functions of the weight itself
+    # With create_graph, gradients are functions of the weight itself.
+    if cast is None or torch.is_grad_enabled():
         cast = saved.to(x.dtype)
     later = store.is_running
-    put_off_weight = later and needs_weight and _unwatched(weight)
-    put_off_bias = later and needs_bias and bias.is_leaf and _unwatched(bias)
+    put_off_weight = later and needs_weight and not has_gradient_hooks(weight)
+    put_off_bias = later and needs_bias and bias.is_leaf and not has_gradient_hooks(bias)
     if put_off_weight or put_off_bias:
         store.put_off(operation, weight if put_off_weight else None, bias if put_off_bias else None, x, gy)
     return (
@@ -169,11 +168,6 @@ def _gradients(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         operation.weight_gradient(gy, x, cast)[0] if needs_weight and not put_off_weight else None,
         operation.bias_gradient(gy) if needs_bias and not put_off_bias else None,
     )
-
-
-def _unwatched(parameter: Tensor) -> bool:
-    """Whether nobody waits for the moment when the parameter gets its gradient."""
-    return not (parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 # -- the functions that take the place of torch's during a step -------------------------------------------------

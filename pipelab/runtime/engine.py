@@ -73,17 +73,13 @@ class Cell:
 def program(schedule: Schedule) -> tuple[Cell, ...]:
     """The schedule's actions in table order (by rank, then by order on the rank)."""
     flat = [(action, rank) for rank, order in enumerate(schedule.orders) for action in order]
-    where = {member: index for index, (action, _) in enumerate(flat) for member in _members(action)}
+    where = {member: index for index, (action, _) in enumerate(flat) for member in action.parts}
 
     def needs(action: Action, rank: int) -> tuple[int, ...]:
         found = [where[need] for need in schedule.needs(action)]
         return tuple(dict.fromkeys(index for index in found if flat[index][1] != rank))
 
     return tuple(Cell(index, action, rank, needs(action, rank)) for index, (action, rank) in enumerate(flat))
-
-
-def _members(action: Action) -> tuple[Action, ...]:
-    return action.members or (action,)
 
 
 def with_weight_gradients(schedule: Schedule) -> frozenset[tuple[int, int]]:
@@ -109,7 +105,7 @@ def forwards_only(schedule: Schedule, num_microbatches: int) -> Schedule:
         [
             member
             for action in order
-            for member in _members(action)
+            for member in action.parts
             if member.kind is Kind.F and member.microbatch < num_microbatches
         ]
         for order in schedule.orders
@@ -241,7 +237,7 @@ class Execution:
             raise Cancelled
 
     def _perform(self, cell: Cell) -> None:
-        rank, members = self._ranks[cell.rank], _members(cell.action)
+        rank, members = self._ranks[cell.rank], cell.action.parts
         rank.activate(members[0].microbatch)
         rank.wait([self._ends[need] for need in cell.needs])
         self._starts[cell.index] = rank.mark()

@@ -79,9 +79,7 @@ class Followed:
         self._num_model_stages = schedule.num_model_stages
         self._ranks = schedule.placement.ranks
         self._devices = [rank.device for rank in ranks]
-        self._cell = {
-            action: cell.index for cell in cells for action in cell.action.members or (cell.action,)
-        }
+        self._cell = {action: cell.index for cell in cells for action in cell.action.parts}
         self._of_rank = [
             [stage for stage, rank in enumerate(self._ranks) if rank == here] for here in range(len(ranks))
         ]

@@ -106,7 +106,10 @@ class Batch:
                 f"Use a schedule with num_microbatches <= {size}, or a larger batch."
             )
         if any(leaf.device.type == "meta" for leaf in [*tensors(tree), *marked_tensors(tree)]):
-            raise PipelabError("A tensor among inputs or target is on the meta device and has no values.")
+            raise PipelabError(
+                "A tensor among inputs or target is on the meta device and has no values. Make it on a real device, "
+                "such as torch.zeros_like(tensor, device='cpu')."
+            )
         if num_microbatches > 1:
             _refuse_what_would_go_whole(tree, size)
         uncut = marked_tensors(tree) + [leaf for leaf in tensors(tree) if leaf.dim() == 0]
@@ -188,7 +191,10 @@ def batch_size(args: Args, target: Any, dims: BatchDims = FIRST) -> int:
     for leaf in (*of_inputs, *of_target):
         if leaf.is_nested or leaf.layout != torch.strided:
             kind = "nested" if leaf.is_nested else f"of the layout {str(leaf.layout).removeprefix('torch.')}"
-            raise PipelabError(f"A tensor among inputs or target is {kind} and cannot be cut into samples.")
+            raise PipelabError(
+                f"A tensor among inputs or target is {kind} and cannot be cut into samples. Pass a dense tensor: pad "
+                f"it, or call to_dense()."
+            )
     cut = [(leaf, dims.inputs) for leaf in of_inputs] + [(leaf, dims.target) for leaf in of_target]
     cut = [(leaf, dim) for leaf, dim in cut if leaf.dim()]
     advice = (
@@ -212,7 +218,8 @@ def batch_size(args: Args, target: Any, dims: BatchDims = FIRST) -> int:
     size = sizes.pop()
     if size == 0:
         raise PipelabError(
-            f"The batch is empty: it has 0 samples, the shapes are {[tuple(leaf.shape) for leaf, _ in cut]}."
+            f"The batch is empty: it has 0 samples, the shapes are {[tuple(leaf.shape) for leaf, _ in cut]}. Leave it "
+            f"out, or pass one sample at least."
         )
     return size
 

@@ -60,7 +60,9 @@ def weigh(batch: Batch, reduction: str, loss_weight: LossWeight) -> list[Weight]
         )
     parts = _parts(batch, loss_weight)
     if empty := [i for i, part in enumerate(parts) if not part.numel()]:
-        raise PipelabError(f"loss_weight has no number for micro-batch {empty[0]}.")
+        raise PipelabError(
+            f"loss_weight has no number for micro-batch {empty[0]}. Give one a sample; 0 for what does not count."
+        )
     counts = torch.stack([part.double().sum() for part in parts]).tolist()
     least = float(torch.stack([part.double().min() for part in parts]).min())
     total = sum(counts)

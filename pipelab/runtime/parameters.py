@@ -8,7 +8,7 @@ to one `.grad` (which loses updates), and the sum does not depend on which rank 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Parameters:
         key = (id(parameter), stage)
         with self._lock:
             if key not in self._replicas:
-                if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+                if has_gradient_hooks(parameter):
                     raise PipelabError(
                         f"A parameter of shape {tuple(parameter.shape)} has hooks on its gradient and is used by "
                         f"stages {self._home.get(id(parameter))} and {stage}; its hooks would see a part of it. "
@@ -110,6 +110,11 @@ class Parameters:
         move(tensor, self._devices[stage])
 
 
+def has_gradient_hooks(parameter: Tensor) -> bool:
+    """Whether somebody waits for the moment when the parameter gets its gradient."""
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
+
+
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
     """Adds to `.grad`, on the parameter's device, in place where it can be."""
     gradient = gradient.to(parameter.device)
@@ -128,16 +133,30 @@ def move(tensor: Tensor, device: torch.device) -> None:
         tensor.grad = tensor.grad.to(device)
 
 
-def homes(model: nn.Module, cuts: Sequence[str]) -> dict[int, int]:
-    """The stage of each parameter and buffer, by identity, as far as it can be told before the model runs.
+def modules_of_stages(
+    model: nn.Module, cuts: Sequence[str], *, all_names: bool = False
+) -> Iterator[tuple[int, nn.Module]]:
+    """Each module with its stage as far as names tell: a module counts to the last cut registered before it.
 
-    A module counts to the last cut registered before it; `Parameters.touch` corrects what this gets wrong.
+    Args:
+        model: the user's.
+        cuts: names of the modules at which stages 1, 2, ... begin.
+        all_names: whether a module with several names comes once for each.
     """
     starts = {name: stage for stage, name in enumerate(cuts, start=1)}
     stage = 0
-    found: dict[int, int] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=not all_names):
         stage = starts.get(name, stage)
+        yield stage, module
+
+
+def homes(model: nn.Module, cuts: Sequence[str]) -> dict[int, int]:
+    """The stage of each parameter and buffer, by identity, as far as it can be told before the model runs.
+
+    `Parameters.touch` corrects what this gets wrong.
+    """
+    found: dict[int, int] = {}
+    for stage, module in modules_of_stages(model, cuts):
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             found.setdefault(id(tensor), stage)
     return found

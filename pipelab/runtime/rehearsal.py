@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipelab.core.actions import Action, Kind
-from pipelab.core.placement import Placement
 from pipelab.core.schedule import Schedule
+from pipelab.runtime.chains import first_chain
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import program
@@ -25,9 +25,7 @@ def rehearse(runner: Runner, cut_model: CutModel, schedule: Schedule, call: Call
         call: the model and the loss on a micro-batch.
         in_flight: the most micro-batches that will be in flight at a time.
     """
-    ranks = schedule.placement.ranks[: cut_model.num_stages]
-    used = sorted(set(ranks))  # a chain need not be on every rank
-    placement = Placement(tuple(used.index(rank) for rank in ranks))
+    placement, used = first_chain(schedule)
     orders = []
     for rank in range(placement.num_ranks):
         own = placement.stages_of(rank)

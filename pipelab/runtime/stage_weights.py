@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ class StageWeights:
     versions: list[int]
     stash: Stash
     optimizer: torch.optim.Optimizer | None
-    updating: bool = field(default=False)
+    updating: bool = False
 
 
 def stage_weights(
@@ -75,14 +75,16 @@ def _optimizers(
         )
     if len(made) != len(parameters):
         raise PipelabError(
-            f"There are {len(made)} optimizers for {len(parameters)} stages. Give one a stage."
+            f"There are {len(made)} optimizers for {len(parameters)} stages. Give one a stage, and None to a stage "
+            f"with nothing to train."
         )
     for stage, (each, own) in enumerate(zip(made, parameters, strict=True)):
         if not own:
             continue
         if not isinstance(each, torch.optim.Optimizer):
             raise TypeError(
-                f"The optimizer of stage {stage} is {type(each).__name__}, not a torch.optim.Optimizer."
+                f"The optimizer of stage {stage} is {type(each).__name__}, not a torch.optim.Optimizer: return one, "
+                f"such as torch.optim.SGD(params, lr=0.1)."
             )
         held = {id(parameter) for group in each.param_groups for parameter in group["params"]}
         if not {id(parameter) for parameter in own} <= held or any(each is other for other in made[:stage]):

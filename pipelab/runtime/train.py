@@ -88,7 +88,9 @@ def train(
     schedule = pipe.schedule
     check_updates(schedule)
     if not torch.is_grad_enabled():
-        raise PipelabError("train() needs gradients, but they are switched off here.")
+        raise PipelabError(
+            "train() needs gradients, but they are switched off here. Call it outside of torch.no_grad()."
+        )
     versions = schedule.weight_versions(consistent).version
     data = MiniBatches.of(pipe, batches, loss_weight)
     with pipe._step() as written:
@@ -166,9 +168,8 @@ def _run(
         copy.check_unchanged()
         for stage in range(len(weights)):
             copy.check_no_gradients(stage)
-    for slot in slots[
-        -len(copies) * data.per_minibatch :: data.per_minibatch
-    ]:  # the last mini-batch comes last
+    # The last mini-batch comes last.
+    for slot in slots[-len(copies) * data.per_minibatch :: data.per_minibatch]:
         copies[slot].hand_over()
     pipe._leaks = tuple(leak for context in contexts for leak in context.leaks)
     if pipe._leaks:
@@ -195,7 +196,7 @@ def _alive_at_once(schedule: Schedule) -> int:
     needed = 1
     alive: list[list[int]] = [[] for _ in range(schedule.num_stages)]
     for order in schedule.orders:
-        for action in (part for cell in order for part in cell.members or (cell,)):
+        for action in (part for cell in order for part in cell.parts):
             minibatch, there = action.microbatch // per_minibatch, alive[action.stage]
             if action.kind is Kind.U:
                 there.remove(minibatch)

@@ -41,7 +41,7 @@ class SeenVersions:
     def of(cls, schedule: Schedule, seen: Iterable[tuple[Action, int]]) -> SeenVersions:
         """From pairs (action, version) in any order."""
         found = dict(seen)
-        members = (part for order in schedule.orders for cell in order for part in cell.members or (cell,))
+        members = (part for order in schedule.orders for cell in order for part in cell.parts)
         actions = tuple(action for action in members if action in found)
         per_minibatch = schedule.num_microbatches // schedule.minibatches
         minibatch = np.array([action.microbatch // per_minibatch for action in actions], dtype=np.int64)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipelab.errors import PipelabError
-from pipelab.runtime.held import has_graph
+from pipelab.runtime.held import NUMBERS, has_graph
 from pipelab.runtime.kept import OTHERS_STATE
 from pipelab.runtime.loss import loss_modules
-from pipelab.runtime.parameters import add_gradient
+from pipelab.runtime.parameters import add_gradient, has_gradient_hooks
 
 _STRUCTURE = ("_parameters", "_buffers", "_modules")
 _HOOKS = (
@@ -32,7 +32,6 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
 class _Mark(NamedTuple):
@@ -150,6 +149,7 @@ class Twin:
                 twin.grad = None
 
     def drop_gradients(self) -> None:
+        """Forgets the twin's gradients, which after a failure are half a result."""
         for _, twin in self.parameters:
             twin.grad = None
 
@@ -160,7 +160,7 @@ class Twin:
             if name in _STRUCTURE or name in _HOOKS:
                 continue
             if _is_plain(value):
-                if type(value) in _PLAIN or theirs.get(name) != value:
+                if type(value) in NUMBERS or theirs.get(name) != value:
                     theirs[name] = copy.deepcopy(value)
             elif seen.get(name) is not value:
                 self._take_over(mine, theirs, seen, name)
@@ -239,7 +239,7 @@ def check_gradient_hooks(name: str, parameter: Tensor) -> None:
     Raises:
         PipelabError: names the parameter.
     """
-    if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+    if has_gradient_hooks(parameter):
         raise PipelabError(
             f"The parameter {name!r} has hooks on its gradient, and this schedule runs on copies of the model: the "
             f"hooks would see a part of the gradient, or none. Remove them, or use a schedule with one chain, such as "
@@ -301,7 +301,7 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value))
     if type(value) is dict:
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    return type(value) in _PLAIN
+    return type(value) in NUMBERS
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -19,13 +19,13 @@ MIB, GIB = 2.0**20, 2.0**30
 LAYERS, RANKS, MICROBATCHES = 16, 8, 16
 
 
-def rank_peaks(name: str, ranks: int = RANKS) -> list[float]:
+def rank_peaks(name: str) -> list[float]:
     """GiB of activations that each rank holds at most; every layer keeps 1 GiB for a micro-batch."""
-    per_stage = (LAYERS / ranks * GIB,) * ranks
-    free = (0.0,) * ranks
+    per_stage = (LAYERS / RANKS * GIB,) * RANKS
+    free = (0.0,) * RANKS
     held = StageBytes(parameters=free, activations=per_stage, outputs=free)
-    costs = Costs((1.0,) * ranks, (1.0,) * ranks, (1.0,) * ranks, bytes=held)
-    one = schedule(name, num_ranks=ranks, num_microbatches=MICROBATCHES)
+    costs = Costs((1.0,) * RANKS, (1.0,) * RANKS, (1.0,) * RANKS, bytes=held)
+    one = schedule(name, num_ranks=RANKS, num_microbatches=MICROBATCHES)
     peaks = simulate(one, costs).report().peak_bytes
     assert peaks is not None  # the costs have bytes
     return [peak / GIB for peak in peaks]
