@@ -175,6 +175,8 @@ class MicroBatch:
     def _finish(self) -> None:
         context = self.context
         self.mode = None
+        if self.cancelled and self._error is None:
+            self._error = Cancelled()  # the model swallowed it and went on
         try:
             self._leave_stage(self._error is None)
             if self._error is None:
