@@ -95,10 +95,11 @@ def test_a_stage_that_draws_only_for_a_later_microbatch_has_its_own_random_state
     randomness.end_step()
 
 
-def test_a_forward_that_was_given_up_says_nothing_about_its_stage():
+def test_forwards_that_were_given_up_say_nothing_about_their_stage():
     randomness = Randomness(nn.Identity(), [CPU])
     randomness.begin_step()
-    forward(randomness, 0, 0, draws=False, ended=False)
+    for i in range(ENOUGH + 1):
+        forward(randomness, 0, i, draws=False, ended=False)
     randomness.end_step()
     randomness.begin_step()
     assert forward(randomness, 0, 0, draws=True)[1] and randomness.drawing_stages == (0,)
