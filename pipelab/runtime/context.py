@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from pipelab.runtime.compiled import compiled_modules
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.deferral import WeightGradients
 from pipelab.runtime.interception import set_current
+from pipelab.runtime.thread_state import ThreadState
 from pipelab.runtime.traffic import crossings
 
 if TYPE_CHECKING:
@@ -52,18 +52,13 @@ class StepContext:
             cut_model.randomness,
             cut_model.pool,
         )
-        self.grad = torch.is_grad_enabled()
+        self.thread_state = ThreadState()
+        self.grad, self.variables = self.thread_state.grad, self.thread_state.variables
         self.weight_gradients = {pair: WeightGradients() for pair in split} if self.grad else {}
         self._writing = [threading.Lock() for _ in range(cut_model.num_stages)]
         self.rehearsal = rehearsal
         self.learning = self.counting = self.grad not in self.flow.learnt
         self.leaks: list[str] = []
-        self.variables = contextvars.copy_context()
-        self._autocast = [
-            (kind, torch.get_autocast_dtype(kind))
-            for kind in ("cpu", "cuda")
-            if torch.is_autocast_enabled(kind)
-        ]
         self.kept_values = cut_model.kept_values
         self.names = cut_model.names
         self.entered: set[int] = set()
@@ -74,12 +69,9 @@ class StepContext:
     # -- threads and devices ------------------------------------------------------------------------------------
 
     def enter_thread(self, microbatch: MicroBatch, stack: contextlib.ExitStack) -> None:
-        """Hands the caller's state, which is per thread in torch, to the micro-batch's thread."""
+        """Hands the caller's state to the micro-batch's thread."""
         torch.set_num_threads(self._cut_model.threads)
-        stack.enter_context(torch.set_grad_enabled(self.grad))
-        for kind, dtype in self._autocast:
-            # No cache: a weight that was cast in one stage must not turn up in another stage's graph.
-            stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=False))
+        self.thread_state.enter(stack)
         if self.births is not None:
             stack.enter_context(self.births(microbatch))
         set_current(microbatch)
@@ -111,7 +103,7 @@ class StepContext:
 
     def in_checkpoint(self) -> bool:
         """Whether the running code is inside torch.utils.checkpoint (or another user of saved-tensor hooks)."""
-        return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+        return self.thread_state.in_checkpoint()
 
     @contextlib.contextmanager
     def recomputing(self, microbatch: MicroBatch) -> Iterator[None]:

@@ -168,5 +168,5 @@ def seed_generators(seed: int, stage: int, microbatch: int, device: torch.device
 def _draw_seed(state: Tensor) -> tuple[int, Tensor]:
     generator = torch.Generator()
     generator.set_state(state)
-    seed = int(torch.randint(2**62, (1,), generator=generator))
+    seed = int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
     return seed, generator.get_state()

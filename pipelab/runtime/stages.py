@@ -141,6 +141,7 @@ class SuspendedStages:
         if roots:
             found = leaks(run, stage, roots, context.parameters)
             with contextlib.ExitStack() as stack:
+                context.thread_state.enter_backward(stack)
                 stack.enter_context(context.recomputing(run))
                 if context.kept_values.in_use:
                     stack.enter_context(owned_by(run))
