@@ -39,16 +39,31 @@ class Cautions:
         """All of them, as far as they are known by now."""
         return (*self._others, *self._shared.values())
 
-    def learn(self, shared: Mapping[int, Sequence[int]]) -> None:
+    def learn(self, shared: Mapping[int, Sequence[int]], not_compiled: Sequence[nn.Module] = ()) -> None:
         """Puts what a step has shown in the place of what names had suggested.
 
         Args:
             shared: for each parameter that several stages used, by identity, these stages, its home first.
+            not_compiled: modules that went through torch.compile and run as if they had not.
         """
+        self._learn_plain(
+            [name or "the model" for name, m in self._model.named_modules() if m in not_compiled]
+        )
         known, self._shared = self._shared, self._of_shared(shared)
         for stages, sentence in self._shared.items():
             if stages not in known:
                 _warn(sentence)
+
+    def _learn_plain(self, names: list[str]) -> None:
+        if not names:
+            return
+        sentence = (
+            f"{_listed(names)}: torch.compile has no effect in a step, because a stage begins inside, a value of "
+            f"another stage is used there, or the module sets attributes. Compile modules that lie in one stage whole."
+        )
+        if sentence not in self._others:
+            self._others = (*self._others, sentence)
+            _warn(sentence)
 
     def _of_shared(self, shared: Mapping[int, Sequence[int]]) -> dict[tuple[int, ...], str]:
         """One sentence for all parameters that the same stages use."""

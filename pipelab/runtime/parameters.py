@@ -128,9 +128,10 @@ def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
 
 def move(tensor: Tensor, device: torch.device) -> None:
     """Moves a parameter or buffer in place, as Module.to does: an optimizer that holds it stays right."""
-    tensor.data = tensor.data.to(device)
-    if tensor.grad is not None:
-        tensor.grad = tensor.grad.to(device)
+    with torch.inference_mode(False):  # or the weights could not be trained any more
+        tensor.data = tensor.data.to(device)
+        if tensor.grad is not None:
+            tensor.grad = tensor.grad.to(device)
 
 
 def modules_of_stages(

@@ -266,7 +266,7 @@ class Pipeline:
             part = part_of(progress, 0, turns)
             results, times = self._run(self.schedule, self._training, calls, part, followed=followed)
             if learning:
-                self._cautions.learn(self._cut.shared)
+                self._cautions.learn(self._cut.shared, self._cut.not_compiled())
             extra = [
                 self._times_aside(batch, calls, part_of(progress, turn, turns)) for turn in range(1, turns)
             ]
