@@ -104,9 +104,15 @@ class Plan(Saved):
         ranks = self.schedule.num_ranks
         count = self.num_devices
         if count not in (None, ranks):
-            raise PipelabError(f"devices names {count} devices, but {self.schedule.name} has {ranks} ranks.")
+            raise PipelabError(
+                f"devices names {count} devices, but {self.schedule.name} has {ranks} ranks. Name one a rank, "
+                f"repeats allowed; or pp.virtual({ranks})."
+            )
         if self.links is not None and self.links.num_ranks not in (None, ranks):
-            raise PipelabError(f"links are for {self.links.num_ranks} ranks, but the schedule has {ranks}.")
+            raise PipelabError(
+                f"links are for {self.links.num_ranks} ranks, but the schedule has {ranks}. Give a table of {ranks} "
+                f"rows, or one latency and one bandwidth for all."
+            )
 
     @property
     def num_devices(self) -> int | None:

@@ -16,8 +16,7 @@ class ThreadPool:
     uses the pool bounds how many jobs are unfinished.
     """
 
-    def __init__(self, name: str = "pipelab") -> None:
-        self._name = name
+    def __init__(self) -> None:
         # Reentrant: the garbage collector may dismiss a dropped pool in one of its own threads, at any moment.
         self._lock = threading.RLock()
         self._idle: list[queue.SimpleQueue[Job | None]] = []
@@ -53,7 +52,7 @@ class ThreadPool:
     def _new_thread(self) -> queue.SimpleQueue[Job | None]:
         inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         # Daemon: an interpreter that shuts down with a pipeline still open must not wait for it.
-        thread = threading.Thread(target=self._serve, args=(inbox,), daemon=True, name=self._name)
+        thread = threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="pipelab")
         thread.start()  # raises where the system has no more threads
         self._threads.append((thread, inbox))
         return inbox
