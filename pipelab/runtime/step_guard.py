@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,9 +14,20 @@ from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.interrupt import Interrupts
 from pipelab.runtime.preserve import WrittenGradients
 
-# Models with a step under way, by identity: two pipelines would hook into each other's forwards.
-_running: set[int] = set()
+# Models with a step under way, by identity, and what stops it: two pipelines would hook into each other's forwards.
+_running: dict[int, Callable[[], None]] = {}
 _running_lock = threading.Lock()
+_SECONDS_AT_EXIT = 5.0
+
+
+@atexit.register
+def _bring_to_rest() -> None:
+    """An interpreter that ended while a thread computes in torch would abort: a step that still runs is stopped."""
+    for interrupt in list(_running.values()):
+        interrupt()
+    deadline = time.monotonic() + _SECONDS_AT_EXIT
+    while _running and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 class StepGuard:
@@ -45,7 +58,7 @@ class StepGuard:
             KeyboardInterrupt: on an interrupt, once what is inside has come to rest.
         """
         written = WrittenGradients(self._model, *self._others)
-        with Interrupts(interrupt, written.clear) as interrupts, self._alone():
+        with Interrupts(interrupt, written.clear) as interrupts, self._alone(interrupt):
             try:
                 yield written, interrupts
                 if interrupts.caught:
@@ -66,7 +79,7 @@ class StepGuard:
         return True
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, interrupt: Callable[[], None]) -> Iterator[None]:
         if not self._busy.acquire(blocking=False):
             raise PipelabError(
                 "This pipeline is running a step already. Wait for it, or stop it: pipe.interrupt()."
@@ -77,11 +90,11 @@ class StepGuard:
                     raise PipelabError(
                         "Another pipeline is running a step of this model. Wait for it, or give each its own copy."
                     )
-                _running.add(id(self._model))
+                _running[id(self._model)] = interrupt
             try:
                 yield
             finally:
                 with _running_lock:
-                    _running.discard(id(self._model))
+                    del _running[id(self._model)]
         finally:
             self._busy.release()

@@ -29,7 +29,7 @@ class ThreadPool:
             if self._closed:
                 raise RuntimeError("this thread pool is closed")
             inbox = self._idle.pop() if self._idle else self._new_thread()
-        inbox.put(job)
+            inbox.put(job)  # in the lock: what `dismiss` puts there comes after it
 
     def close(self) -> None:
         """Ends every thread once its job is done, and waits for that."""

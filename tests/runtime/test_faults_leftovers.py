@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -188,9 +190,9 @@ def test_an_interrupt_while_a_step_is_set_up_ends_it_before_a_layer_runs():
         alone = pipe._guard._alone
 
         @contextlib.contextmanager
-        def alone_and_interrupted():
+        def alone_and_interrupted(interrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            with alone():
+            with alone(interrupt):
                 yield
 
         pipe._guard._alone = alone_and_interrupted
@@ -207,14 +209,39 @@ def test_a_pipeline_that_is_closed_while_a_step_is_set_up_says_so():
     alone = pipe._guard._alone
 
     @contextlib.contextmanager
-    def closed_and_alone():
+    def closed_and_alone(interrupt):
         pipe.close()
-        with alone():
+        with alone(interrupt):
             yield
 
     pipe._guard._alone = closed_and_alone
     with pytest.raises(pp.PipelabError, match="closed"):
         pipe.step(x, y)
+
+
+ENDING = """
+import threading, time, torch, pipelab as pp
+model = pp.zoo.mlp(layers=6, width=300)
+schedule = pp.schedule("1f1b", num_ranks=2, num_microbatches=8)
+pipe = pp.Pipeline(model, pp.Split(["4"]), schedule, loss_fn=torch.nn.functional.mse_loss, devices=["cpu", "cpu"])
+x, y = torch.randn(256, 300), torch.randn(256, 300)
+
+def work():
+    while True:
+        try:
+            pipe.step(x, y)
+        except KeyboardInterrupt:
+            return
+
+pipe.step(x, y)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_an_interpreter_that_ends_during_a_step_in_another_thread_ends_well():
+    ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 class Swallowing(nn.Module):
