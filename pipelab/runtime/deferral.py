@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.overrides import has_torch_function
 
+from pipelab.errors import PipelabError
 from pipelab.runtime.interception import current, seen_by_mode
 from pipelab.runtime.operations import ADDMM, LINEAR, Operation, addmm, convolution_of, convolutions, linear
 from pipelab.runtime.parameters import add_gradient, has_gradient_hooks
@@ -40,7 +41,7 @@ class WeightGradients:
     def __init__(self) -> None:
         self.computed: dict[int, Tensor] = {}
         self._task: int | None = None  # torch's number of the stage's own backward, while that runs
-        self._waiting: deque[tuple[Operation, Tensor | None, Tensor | None, Tensor, Tensor]] = deque()
+        self._waiting: deque[tuple[Operation, Tensor | None, Tensor | None, Tensor, int, Tensor]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -78,13 +79,23 @@ class WeightGradients:
         `gy` is kept as the very object: torch makes a gradient that nobody else holds the `.grad` of another parameter,
         to be added to in place, and asks the object, not the memory behind it.
         """
-        self._waiting.append((operation, weight, bias, x.detach(), gy))
+        self._waiting.append((operation, weight, bias, x.detach(), x._version, gy))
 
     def compute(self) -> None:
-        """The action W: adds every gradient that waits to `.grad`; what each needed dies at once."""
+        """The action W: adds every gradient that waits to `.grad`; what each needed dies at once.
+
+        Raises:
+            PipelabError: an input was changed in place since; torch would not notice, for its backward is over.
+        """
         with torch.no_grad():
             while self._waiting:
-                operation, weight, bias, x, gy = self._waiting.popleft()
+                operation, weight, bias, x, version, gy = self._waiting.popleft()
+                if weight is not None and x._version != version:
+                    raise PipelabError(
+                        f"The input of a layer, of shape {tuple(x.shape)}, was changed in place (by another "
+                        f"micro-batch, if it is a buffer) before the weight's gradient was computed from it. Hand the "
+                        f"layer a copy (x.clone()), or use a schedule that does not split the backward, such as 1f1b."
+                    )
                 of_weight = of_bias = None
                 if weight is not None and not _add_at_once(operation, weight.grad, gy, x):
                     of_weight, of_bias = operation.weight_gradient(gy, x, weight, bias is not None)
@@ -98,7 +109,7 @@ class WeightGradients:
 
     def tensors(self) -> list[Tensor]:
         """What waits keeps: the inputs of the operations and the gradients of their outputs."""
-        return [tensor for _, _, _, x, gy in self._waiting for tensor in (x, gy)]
+        return [tensor for _, _, _, x, _, gy in self._waiting for tensor in (x, gy)]
 
     def clear(self) -> None:
         """Forgets what waits, after a step that failed."""
@@ -218,8 +229,13 @@ def _store() -> WeightGradients | None:
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def _splittable(x: Any, weight: Any, bias: Any) -> bool:
-    """Whether the formulas hold: plain real tensors, and a weight that a gradient ends in."""
+def _splittable(x: Any, weight: Any, bias: Any, out: int = 0) -> bool:
+    """Whether the formulas hold: plain real tensors, and a weight that a gradient ends in.
+
+    Args:
+        x, weight, bias: of the operation.
+        out: the dimension of the weight that the bias has too; one of another size is broadcast.
+    """
     if has_torch_function((x, weight)):
         return False  # a mode gets to see torch's own function; that of `interception` comes back here without itself
     return (
@@ -227,10 +243,11 @@ def _splittable(x: Any, weight: Any, bias: Any) -> bool:
         and weight.is_leaf
         and weight.requires_grad
         and weight.layout is torch.strided
+        and weight.dim() > 1  # F.linear takes a vector too
         and type(x) in _PLAIN
         and x.layout is torch.strided
         and x.is_floating_point()
-        and (bias is None or (type(bias) in _PLAIN and bias.dim() == 1))
+        and (bias is None or (type(bias) in _PLAIN and bias.shape == weight.shape[out : out + 1]))
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )
@@ -270,7 +287,7 @@ def _split_addmm(*args: Any, **options: Any) -> Tensor:
     if not torch.compiler.is_compiling() and len(args) == 3 and not options:
         store = _store()
         bias, x, weight = args
-        if store is not None and bias is not None and _splittable(x, weight, bias):
+        if store is not None and bias is not None and _splittable(x, weight, bias, out=1):
             y = _apply(ADDMM, store, x, weight, bias)
             if y is not None:
                 return y

@@ -15,6 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+import pipelab as pp
 from pipelab.runtime.deferral import InCheckpoint, WeightGradients, split_functions
 from pipelab.runtime.interception import set_current
 
@@ -244,6 +245,37 @@ def test_an_input_changed_in_place_afterwards_is_an_error_as_ever():
         inner.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         backward_input(store, y)
+
+
+def test_an_input_changed_in_place_between_i_and_w_is_an_error():
+    """As a buffer is that each micro-batch fills anew: after its backward torch looks no more."""
+    model, scratch = nn.Linear(4, 4).double(), values(3, 4).detach()
+    with Forward() as store:
+        y = model(scratch)
+    backward_input(store, y)
+    scratch.add_(1)
+    with pytest.raises(pp.PipelabError, match=r"of shape \(3, 4\), was changed in place .*\(x\.clone\(\)"):
+        store.compute()
+
+
+@pytest.mark.parametrize("name", ["linear", "addmm"])
+def test_a_bias_of_one_number_is_broadcast(name):
+    def forward(module, x):
+        return getattr(F if name == "linear" else torch, name)(
+            *((x, module.weight, module.bias) if name == "linear" else (module.bias, x, module.weight))
+        )
+
+    compare(
+        Calls(forward, weight=torch.randn(4, 4).double(), bias=torch.randn(1).double()),
+        values(3, 4),
+        put_off=set(),
+    )
+
+
+def test_a_weight_that_is_a_vector_is_torchs_own():
+    compare(
+        Calls(lambda m, x: F.linear(x, m.weight), weight=torch.randn(4).double()), values(3, 4), put_off=set()
+    )
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
