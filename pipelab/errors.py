@@ -9,7 +9,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
-__all__ = ["PipelabError", "PipelabWarning", "annotate", "nearest", "one_of", "reject_unknown"]
+__all__ = [
+    "MANY",
+    "PipelabError",
+    "PipelabWarning",
+    "annotate",
+    "from_one_to",
+    "nearest",
+    "one_of",
+    "reject_unknown",
+]
+
+
+MANY = 2**10
+"""More threads, repeats or ranks to measure than this can only be a mistake."""
 
 
 class PipelabError(ValueError):
@@ -60,6 +73,21 @@ def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     hint = f"; did you mean {guess[0]!r}?" if guess else "."
     shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
     raise PipelabError(f"{what} is {shown}{hint}\nAllowed: {', '.join(repr(c) for c in choices)}.")
+
+
+def from_one_to(most: int, **given: int) -> None:
+    """Refuse numbers below 1 and ones so large that they can only be a mistake.
+
+    Args:
+        most: the largest number allowed.
+        given: numbers by the names that the user knows.
+
+    Raises:
+        PipelabError: names the first of them and the limits.
+    """
+    for name, value in given.items():
+        if not 1 <= value <= most:
+            raise PipelabError(f"{name} is {value}; it must be from 1 to {most:,}.")
 
 
 def reject_unknown(function_name: str, unknown_keywords: Iterable[str], valid: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from pipelab.core.costs import Links
 from pipelab.core.saving import Saved
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
-from pipelab.errors import PipelabError
+from pipelab.errors import MANY, PipelabError, from_one_to
 
 __all__ = ["Devices", "Plan", "VirtualDevices", "virtual"]
 
@@ -27,7 +27,7 @@ class VirtualDevices:
         device: the one real device that runs every action.
 
     Raises:
-        PipelabError: less than 1.
+        PipelabError: less than 1, or too many.
     """
 
     count: int
@@ -35,10 +35,9 @@ class VirtualDevices:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("count", "threads"):
+        for name, most in (("count", 2**20), ("threads", MANY)):
             value = as_index(name, getattr(self, name))
-            if not 1 <= value <= 2**20:
-                raise PipelabError(f"{name} is {value}; it must be from 1 to {2**20:,}.")
+            from_one_to(most, **{name: value})
             object.__setattr__(self, name, value)
         object.__setattr__(self, "device", _device_name(str(self.device)))
 

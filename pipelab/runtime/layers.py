@@ -15,7 +15,7 @@ from torch import nn
 
 from pipelab.core.quantities import as_bytes, as_seconds, counted
 from pipelab.core.tables import html_table, pretty, text_table
-from pipelab.errors import PipelabError
+from pipelab.errors import MANY, PipelabError, from_one_to
 from pipelab.runtime.inputs import Args
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.trees import tensors
@@ -144,8 +144,7 @@ def layers(model: nn.Module, inputs: Any, *, repeats: int = 3) -> Layers:
         >>> tuple(pp.layers(model, torch.ones(2, 4)))
         ('0', '1', '2')
     """
-    if repeats < 1:
-        raise PipelabError(f"repeats is {repeats}; it must be at least 1.")
+    from_one_to(MANY, repeats=repeats)
     args = Args.of(inputs)
     runs = [_watch(model, args) for _ in range(repeats + 1)]
     names, outputs = tuple(runs[0].begins), runs[0].outputs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelab.core.links import Links
-from pipelab.errors import PipelabError
+from pipelab.errors import MANY, PipelabError, from_one_to
 from pipelab.runtime.devices import resolve
 from pipelab.runtime.rank_device import HostTimed
 
@@ -48,8 +48,7 @@ def measure_links(devices: Sequence[str], *, repeats: int = 9) -> Links:
         raise PipelabError(
             f"devices is {devices!r}; it must be a list with one device a rank, such as ['cuda:0', 'cuda:1']."
         )
-    if repeats < 1:
-        raise PipelabError(f"repeats is {repeats}; it must be at least 1.")
+    from_one_to(MANY, repeats=repeats)
     names = resolve(devices, len(devices))
     assert isinstance(names, tuple)  # of a list, names come back
     ranks = range(len(names))

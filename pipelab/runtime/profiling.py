@@ -15,7 +15,7 @@ from pipelab.core.costs import StageBytes
 from pipelab.core.profile import Affine, Profile
 from pipelab.core.progress import Bar, Progress
 from pipelab.core.split import Split
-from pipelab.errors import PipelabError, one_of
+from pipelab.errors import MANY, PipelabError, from_one_to, one_of
 from pipelab.runtime.batch_dims import BatchDims
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
@@ -98,9 +98,7 @@ def profile(
         >>> profile.layers
         ('0', '1', '2')
     """
-    if min(repeats, threads, ranks) < 1:
-        given = f"repeats is {repeats}, threads is {threads} and ranks is {ranks}"
-        raise PipelabError(f"{given}; each must be at least 1.")
+    from_one_to(MANY, repeats=repeats, threads=threads, ranks=ranks)
     one_of("reduction", reduction, REDUCTIONS)
     args, dims = Args.of(inputs), BatchDims.of(batch_dim)
     size = batch_size(args, target, dims)

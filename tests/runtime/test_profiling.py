@@ -242,7 +242,7 @@ def test_progress_goes_to_the_function_it_was_given():
     ("options", "sentence"),
     [
         ({"repeats": 0}, "repeats is 0"),
-        ({"ranks": 0}, "ranks is 0; each must be at least 1"),
+        ({"ranks": 0}, "ranks is 0; it must be from 1 to"),
         ({"device": "cuda:99"}, "no device 'cuda:99'"),
         ({"loss_fn": lambda o, t: o}, "one number"),
     ],
