@@ -22,7 +22,8 @@ class Flow:
             outside the model (the loss).
         callees: for each module (None as above) the modules that its code calls.
         called_in: for each module the stages in which it was called.
-        checkpointed: modules that the model itself called inside torch.utils.checkpoint.
+        checkpoints: whether anything ran inside torch.utils.checkpoint that the model itself uses.
+        checkpointed: the modules that did.
         changing: modules that changed in place what they were handed; looked at where stages are recomputed.
         writing: modules that wrote to a buffer of their own in place; likewise.
         rehearsed: whether a micro-batch ran before the first step.
@@ -34,6 +35,7 @@ class Flow:
     noisy: set[nn.Module | None] = field(default_factory=set)
     callees: dict[nn.Module | None, set[nn.Module]] = field(default_factory=dict)
     called_in: dict[nn.Module, set[int]] = field(default_factory=dict)
+    checkpoints: bool = False
     checkpointed: set[nn.Module] = field(default_factory=set)
     changing: set[nn.Module] = field(default_factory=set)
     writing: set[nn.Module] = field(default_factory=set)
@@ -42,15 +44,10 @@ class Flow:
     learnt: set[bool] = field(default_factory=set)
 
     @property
-    def checkpoints(self) -> bool:
-        """Whether a module was called inside torch.utils.checkpoint."""
-        return bool(self.checkpointed)
-
-    @property
     def amount(self) -> tuple[int, ...]:
         """How much is known: what follows from it holds until this changes."""
-        known = (self.sites, self.noisy, self.checkpointed, self.changing, self.writing)
-        return (*map(len, known), sum(map(len, self.called_in.values())))
+        modules = (self.sites, self.noisy, self.checkpointed, self.changing, self.writing)
+        return (*(len(found) for found in modules), sum(map(len, self.called_in.values())))
 
     def watched(self, cuts: set[nn.Module]) -> list[nn.Module]:
         """The modules that need hooks in a step that does not learn."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 from pipelab.runtime.compiled import around, is_compiled_in_place, plain
@@ -77,6 +78,7 @@ class ForeignValues(TorchFunctionMode):
         if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in _VIEW_PROPERTIES:
             return func(*args, **kwargs)
         microbatch = self._microbatch
+        microbatch.note_checkpoint()
         if func not in _QUESTIONS and (
             microbatch.any_foreign(args) or (kwargs and microbatch.any_foreign(kwargs.values()))
         ):
@@ -145,8 +147,9 @@ def _before(context: StepContext) -> Any:
             microbatch.park(stage)
         if learning:
             flow.called_in.setdefault(module, set()).add(microbatch.stage)
-            if context.in_checkpoint() and not microbatch.recomputed:
+            if microbatch.in_checkpoint():
                 flow.checkpointed.add(module)
+                flow.checkpoints = True
             caller = microbatch.frames[-1][0] if microbatch.frames else None
             flow.callees.setdefault(caller, set()).add(module)
         microbatch.frames.append((module, was_on))
@@ -214,7 +217,14 @@ class _VisibleFunctions:
                             microbatch.note_noise()
                             args = microbatch.own_deep(args)
                         microbatch.mode_on()
-                    return original.__func__(cls, *args, **kwargs)
+                    if microbatch is None or not issubclass(cls, CheckpointFunction):
+                        return original.__func__(cls, *args, **kwargs)
+                    microbatch.reentrant += 1
+                    try:
+                        microbatch.note_checkpoint()
+                        return original.__func__(cls, *args, **kwargs)
+                    finally:
+                        microbatch.reentrant -= 1
 
                 torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
 

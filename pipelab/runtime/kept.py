@@ -392,6 +392,6 @@ def _subclass(cls: type) -> type | None:
         return None
     looks = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     try:
-        return type(cls)(cls.__name__, (cls,), looks)
+        return type(cls.__name__, (cls,), looks)
     except Exception:
         return None  # an __init_subclass__ or a metaclass of the user's that wants more

@@ -81,6 +81,7 @@ class MicroBatch:
         self.finished = False
         self.cancelled = False
         self.leaky = False
+        self.reentrant = 0  # how many of torch's reentrant checkpoints the forward is in
         self.recomputed = False  # while a module runs whose activations are dropped
         self.alone = False  # while its backward keeps all others from drawing random numbers
         self.seconds: dict[int, float] = {}  # of each stage's forward, without the hand-over between threads
@@ -202,7 +203,7 @@ class MicroBatch:
         self._leave_stage(True)
         if self.context.learning:
             self.context.kept_values.check()
-        self._in_checkpoint = self.context.in_checkpoint()
+        self._in_checkpoint = self.in_checkpoint()
         self._pending = stage
         self._done.release()
         self._go.acquire()
@@ -287,6 +288,16 @@ class MicroBatch:
             mine = tuple(map(self.own_argument, value))
             return mine if any(a is not b for a, b in zip(mine, value, strict=True)) else value
         return value
+
+    def in_checkpoint(self) -> bool:
+        """Whether the forward is inside a torch.utils.checkpoint of the model's own."""
+        return not self.recomputed and (self.reentrant > 0 or self.context.in_checkpoint())
+
+    def note_checkpoint(self) -> None:
+        """Notes, while learning, that something runs inside a checkpoint."""
+        flow = self.context.flow
+        if self.context.learning and not flow.checkpoints and self.in_checkpoint():
+            flow.checkpoints = True
 
     def note_noise(self) -> None:
         """The running module's own code, or the loss, touched a foreign value."""

@@ -234,7 +234,7 @@ def _run_again(module: nn.Module, forward: Callable[..., Any], context: StepCont
 
 
 def _both_times(
-    microbatch: MicroBatch, norms: list[nn.Module]
+    microbatch: MicroBatch, norms: Sequence[nn.Module]
 ) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
     """What is around the first and the second forward."""
     context = microbatch.context
@@ -299,7 +299,7 @@ class _Draws:
 
 
 @contextlib.contextmanager
-def _statistics_left_alone(norms: list[nn.Module]) -> Iterator[None]:
+def _statistics_left_alone(norms: Sequence[nn.Module]) -> Iterator[None]:
     """Norms in training use the statistics of the batch, and count them into copies that nobody sees."""
     counting = [norm._buffers for norm in norms if norm.training]
     before = [dict(buffers) for buffers in counting]

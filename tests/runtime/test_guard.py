@@ -80,6 +80,19 @@ def test_a_stage_that_a_microbatch_never_enters_runs_as_nothing(devices):
                 assert torch.allclose(p.grad, q.grad, rtol=1e-12)
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_without_dropout_a_stage_may_begin_inside_a_checkpoint(use_reentrant):
+    torch.manual_seed(0)
+    model = Checkpointed(use_reentrant, drop=0.0).double()
+    x, y = torch.randn(8, 4).double().requires_grad_(), torch.randn(8, 4).double()
+    with pp.Pipeline(
+        model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]
+    ) as pipe:
+        for _ in range(3):
+            check = pp.check_gradients(pipe, x, y)
+            assert check, str(check)
+
+
 class LateBranch(nn.Module):
     """Which of its two middle modules it calls, and in which order, the data say."""
 
@@ -296,29 +309,37 @@ def test_a_parameter_with_hooks_that_two_stages_share_is_refused():
 class Checkpointed(nn.Module):
     """Blocks with dropout inside torch.utils.checkpoint, and places to cut between them."""
 
-    def __init__(self):
+    def __init__(self, use_reentrant, drop=0.5):
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)) for _ in range(4))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(drop)) for _ in range(4))
         self.marks = nn.ModuleList(nn.Identity() for _ in range(4))
+        self.use_reentrant = use_reentrant
 
     def forward(self, x):
         for mark, block in zip(self.marks, self.blocks, strict=True):
-            x = checkpoint(block, mark(x), use_reentrant=False)
+            x = checkpoint(block, mark(x), use_reentrant=self.use_reentrant)
         return x
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("devices", [["cpu", "cpu"], pp.virtual(2)], ids=["threads", "virtual"])
-def test_dropout_inside_a_checkpoint_is_right_when_the_cut_lies_outside_it(devices):
+def test_dropout_inside_a_checkpoint_is_right_when_the_cut_lies_outside_it(devices, use_reentrant):
     torch.manual_seed(0)
-    model, x, y = Checkpointed().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    model, x, y = (
+        Checkpointed(use_reentrant).double(),
+        torch.randn(8, 4).double().requires_grad_(),
+        torch.randn(8, 4).double(),
+    )
     with pp.Pipeline(model, pp.Split(["marks.2"]), SCHEDULE, loss_fn=F.mse_loss, devices=devices) as pipe:
         for _ in range(12):
             check = pp.check_gradients(pipe, x, y)
             assert check, str(check)
 
 
-def test_a_stage_with_dropout_that_begins_inside_a_checkpoint_is_refused():
-    model, x, y = Checkpointed().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_stage_with_dropout_that_begins_inside_a_checkpoint_is_refused(use_reentrant):
+    model = Checkpointed(use_reentrant).double()
+    x, y = torch.randn(8, 4).double().requires_grad_(), torch.randn(8, 4).double()
     with (
         pp.Pipeline(
             model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]

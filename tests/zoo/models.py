@@ -383,6 +383,12 @@ def sequence(width=6):
     return torch.randn(BATCH, 3, width).double()
 
 
+def reentrant():
+    made = case(Checkpointing(use_reentrant=True), ["marks.1", "marks.2", "marks.3"], whole=False)
+    made.inputs.requires_grad_()
+    return made
+
+
 def take_branch(model):
     model.branch = True
 
@@ -411,6 +417,7 @@ ZOO = {
     "checkpoint in the forward": lambda: case(
         Checkpointing(), ["marks.1", "marks.2", "marks.3"], whole=False
     ),
+    "reentrant checkpoint in the forward": reentrant,
     "a branch first taken later": lambda: case(LaterBranch(), ["a", "b", "c"], later=take_branch),
     "functional code": lambda: case(Functional(), ["relu", "layers.2", "layers.3"], whole=False),
     "values kept on self": on_self,
