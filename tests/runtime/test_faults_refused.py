@@ -1,8 +1,13 @@
 """What cannot run is refused with a sentence that says what to change, before any layer runs or anything is moved."""
 
+import os
+import sys
+import time
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import pipelab as pp
 from tests.runtime.models import gpt, mlp
@@ -170,3 +175,147 @@ def test_a_closed_pipeline_says_so():
     with pytest.raises(pp.PipelabError, match="closed"):
         pipe.step(x, y)
     assert "closed" in repr(pipe)
+
+
+# -- huge, empty, and changed since -----------------------------------------------------------------------------------
+
+HUGE = 10**12
+
+
+def limited(function, *args, **options):
+    """Whether it is refused at once, before memory is taken, and names a limit."""
+    import resource  # there is none on Windows
+
+    resource.setrlimit(resource.RLIMIT_DATA, (taken() + 200 * 2**20, resource.RLIM_INFINITY))
+    begin = time.monotonic()
+    try:
+        with pytest.raises(pp.PipelabError, match=r"limit is|from 1 to|do not have"):
+            function(*args, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return time.monotonic() - begin < 2
+
+
+def taken():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory by /proc and rlimit")
+def test_huge_values_are_refused_at_once_and_name_the_limit():
+    model, x, y, loss_fn = mlp()
+    for name in pp.SCHEDULES:
+        assert limited(pp.schedule, name, num_ranks=2, num_microbatches=HUGE)
+    assert limited(pp.schedule, "1f1b", num_ranks=HUGE, num_microbatches=4)
+    assert limited(pp.schedule, "interleaved-1f1b", num_ranks=2, num_microbatches=4, stages_per_rank=HUGE)
+    assert limited(pp.schedule, "seq-1f1b", num_ranks=2, num_microbatches=4, num_slices=HUGE)
+    assert limited(pp.schedule, "pipedream-2bw", num_ranks=2, num_microbatches=4, num_minibatches=HUGE)
+    assert limited(pp.virtual, HUGE)
+    assert limited(pp.virtual, 2, threads=HUGE)
+    for option in ("repeats", "threads", "ranks"):
+        assert limited(pp.profile, model, x, y, loss_fn=loss_fn, **{option: HUGE})
+    assert limited(pp.layers, model, x, repeats=HUGE)
+    with make(model, devices=["cpu", "cpu"], batch_dim=HUGE) as pipe:
+        assert limited(pipe.step, x, y)
+
+
+class Noticing(nn.Identity):
+    """Notices that it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+@pytest.mark.parametrize("devices", DEVICES.values(), ids=DEVICES)
+@pytest.mark.parametrize(
+    ("given", "options", "sentence"),
+    [
+        (lambda x, y: (x[:0], y[:0]), {}, "The batch is empty"),
+        (lambda x, y: (x[:3], y[:3]), {}, "num_microbatches <= 3"),
+        (lambda x, y: (x, y[:7]), {}, "disagree about the size"),
+        (lambda x, y: (x.to("meta"), y), {}, "meta device"),
+        (lambda x, y: (x, y.to("meta")), {}, "meta device"),
+        (lambda x, y: (x * torch.ones((), requires_grad=True), y), {}, "records gradients"),
+        (lambda x, y: (x.numpy(), y), {}, "inputs must be a tensor"),
+        (lambda x, y: (x, y.numpy()), {}, r"torch\.from_numpy"),
+        (lambda x, y: (x, y), {"loss_weight": torch.zeros(8)}, "more than 0 in sum"),
+        (lambda x, y: (x, y), {"loss_weight": torch.full((8,), float("nan"))}, "finite"),
+        (lambda x, y: (x, y), {"loss_weight": torch.ones(3)}, r"shape \(3,\)"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_a_layer_runs_or_a_gradient_is_touched(
+    given, options, sentence, devices
+):
+    model, x, y, _ = mlp()
+    model.insert(0, Noticing())
+    with make(model, devices=devices) as pipe:
+        pipe.step(x, y)
+        before, calls = [p.grad for p in model.parameters()], model[0].calls
+        with pytest.raises((pp.PipelabError, TypeError), match=sentence):
+            pipe.step(*given(x, y), **options)
+        assert model[0].calls == calls
+        assert all(p.grad is gradient for p, gradient in zip(model.parameters(), before, strict=True))
+        model.zero_grad()
+        assert pp.check_gradients(pipe, x, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda m: m.to("meta"), r"'0.weight' was replaced|was moved from cpu to meta"),
+        (
+            lambda m: parametrize.register_parametrization(m[4], "weight", nn.Identity()),
+            "'4.weight' has gone",
+        ),
+        (lambda m: parametrizations.weight_norm(m[0]), "'0.weight' has gone"),
+        (lambda m: prune.l1_unstructured(m[0], "weight", 0.5), "'0.weight' has gone"),
+        (lambda m: setattr(m[4], "weight", m[0].weight), "'4.weight' has gone"),
+        (lambda m: m.insert(1, nn.Tanh()), "has gone"),
+        (lambda m: m[0].register_buffer("seen", torch.zeros(3)), "'0.seen' was added"),
+    ],
+)
+@pytest.mark.parametrize("name", ["1f1b", "zb-h1", "chimera"])
+def test_a_model_that_was_changed_is_refused_with_the_remedy(name, change, sentence):
+    model, x, y, _ = mlp()
+    schedule = pp.schedule(name, num_ranks=2, num_microbatches=4)
+    with make(model, schedule=schedule, devices=["cpu", "cpu"]) as pipe:
+        pipe.step(x, y)
+        change(model)
+        with pytest.raises(pp.PipelabError, match=f"(?s){sentence}.*Make a new Pipeline"):
+            pipe.step(x, y)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m[0].requires_grad_(False),
+        lambda m: m[4:].requires_grad_(False),
+        lambda m: m.requires_grad_(False),
+        lambda m: setattr(m[0].weight, "data", torch.randn(6, 6).double()),
+        lambda m: m.__setitem__(3, nn.Tanh()),
+        lambda m: setattr(m[1], "forward", lambda x: x * 2),
+    ],
+    ids=[
+        "a layer frozen",
+        "a stage frozen",
+        "all frozen",
+        "other values",
+        "another activation",
+        "another forward",
+    ],
+)
+@pytest.mark.parametrize("name", ["1f1b", "zb-h1", "chimera"])
+def test_what_may_be_changed_between_steps_is_followed(name, change):
+    model, x, y, _ = mlp()
+    schedule = pp.schedule(name, num_ranks=2, num_microbatches=4)
+    with make(model, schedule=schedule, devices=["cpu", "cpu"]) as pipe:
+        pipe.step(x, y)
+        model.zero_grad()
+        change(model)
+        for _ in range(2):
+            assert pp.check_gradients(pipe, x, y)
