@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections import deque
 from typing import Any
@@ -48,7 +49,7 @@ class Containers:
                 (module, attribute)
                 for module in self._names
                 for attribute, value in vars(module).items()
-                if attribute not in MODULES_OWN and not isinstance(value, NUMBERS)
+                if attribute not in MODULES_OWN and _may_be_filled(value)
             ]
         self._inside = self._held()
 
@@ -86,6 +87,13 @@ class Containers:
     def clear(self) -> None:
         """Lets go of what was noted."""
         self._inside = {}
+
+
+def _may_be_filled(value: Any) -> bool:
+    """Not so for numbers, functions, classes, and tuples of them."""
+    if isinstance(value, (nn.Module, type, *NUMBERS)) or inspect.isroutine(value):
+        return False
+    return any(map(_may_be_filled, value)) if isinstance(value, tuple) else True
 
 
 def without_graph(value: Any) -> Any:
