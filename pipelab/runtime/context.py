@@ -111,7 +111,8 @@ class StepContext:
 
         No stage may draw in the meantime. (What is recomputed for `recompute=` minds that itself.)
         """
-        if not (self.flow.checkpoints and self.randomness.drawing_stages):
+        watched = self.randomness.drawing_stages or self._cut_model.recompute.stages  # for draws
+        if not (self.flow.checkpoints and watched):
             yield
             return
         with self.randomness.lock:

@@ -34,5 +34,13 @@ def rehearse(runner: Runner, cut_model: CutModel, schedule: Schedule, call: Call
     rehearsed = Schedule(orders, placement, name=f"{schedule.name}, rehearsed")
     context = StepContext(cut_model, in_flight, rehearsal=True)
     cells = tuple(replace(cell, rank=used[cell.rank]) for cell in program(rehearsed))
+    before = [
+        (module, buffer, buffer._version)
+        for module in cut_model.model.modules()
+        for buffer in module._buffers.values()
+        if buffer is not None and not buffer.is_inference()
+    ]
     runner.execute(rehearsed, cells, SuspendedStages([context], [call], [0]))
+    # Also what another module has changed: in the backward its value may be that of a later micro-batch.
+    cut_model.flow.writing.update(module for module, buffer, version in before if buffer._version != version)
     cut_model.flow.rehearsed = True

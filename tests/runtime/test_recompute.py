@@ -177,6 +177,17 @@ class Writing(Block):
         return super().forward(x) * self.mean.clone()
 
 
+class WritingToPart(Block):
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Module()
+        self.part.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x):
+        self.part.scale.mul_(0.9)
+        return super().forward(x) * self.part.scale.clone()
+
+
 class Setting(Block):
     def forward(self, x):
         self.given = x.detach().mean()
@@ -201,6 +212,7 @@ class Checkpointed(Blocks):
         (FillsList, Filling, "what it is handed is changed in place"),
         (Blocks, Hooked, "hooks inside it would run twice"),
         (Blocks, Writing, "a buffer is written to, which would happen twice"),
+        (Blocks, WritingToPart, "a buffer is written to, which would happen twice"),
         (Blocks, Setting, "attributes are set, which would happen twice"),
         (Checkpointed, Block, "inside a checkpoint of the model's own"),
     ],
@@ -208,7 +220,9 @@ class Checkpointed(Blocks):
 def test_what_would_be_wrong_the_second_time_is_left_out_with_the_reason(model, make, why):
     x, y = data()
     cut = "marks.1" if model is Checkpointed else "blocks.1"
-    case = recomputed(Case(model(make), x, y, F.mse_loss, [cut], whole=make not in (Writing, Setting)))
+    case = recomputed(
+        Case(model(make), x, y, F.mse_loss, [cut], whole=make not in (Writing, WritingToPart, Setting))
+    )
     pipe = assert_law(case, pp.schedule("1f1b", num_ranks=2, num_microbatches=4))
     assert f"blocks.0 ({why})" in pipe.recompute_notes[0]
     assert f"blocks.1, blocks.2 ({why})" in pipe.recompute_notes[1]
@@ -257,6 +271,36 @@ class LateDropout(Block):
 
     def forward(self, x):
         return F.dropout(super().forward(x), self.drop, self.training) if self.drop else super().forward(x)
+
+
+class InnerCheckpoint(nn.Module):
+    def __init__(self, seen):
+        super().__init__()
+        self.first, self.inner, self._seen = nn.Linear(4, 4), nn.Linear(4, 4), seen
+
+    def forward(self, x):
+        return checkpoint(self._inside, self.first(x), use_reentrant=False)
+
+    def _inside(self, x):
+        self._seen()
+        return self.inner(x).tanh()
+
+
+def test_while_a_checkpoint_of_the_models_own_moves_the_generator_nobody_looks_at_it():
+    """Or what it puts back for a while would be taken for a draw, and the step refused."""
+    held = []
+
+    def seen():
+        if torch._C._current_graph_task_id() >= 0:  # in a backward
+            held.append(pipe._cut.randomness.lock.locked())
+
+    model, (x, y) = nn.Sequential(InnerCheckpoint(seen), InnerCheckpoint(seen)).double(), data()
+    schedule = pp.schedule("naive", num_ranks=2, num_microbatches=2)
+    with pp.Pipeline(
+        model, pp.Split(["1"]), schedule, loss_fn=F.mse_loss, devices=["cpu"] * 2, recompute="all"
+    ) as pipe:
+        pipe.step(x, y)
+    assert held and all(held)
 
 
 def test_a_stage_that_first_draws_later_is_refused_once_and_then_right():
