@@ -28,6 +28,7 @@ class CutModel:
         streams: the rank device that runs each stage.
         pool: threads for the forwards.
         threads: intra-op threads of each forward.
+        recomputed: the stages whose activations are dropped and computed again.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class CutModel:
         streams: list[RankDevice],
         pool: ThreadPool,
         threads: int,
+        recomputed: frozenset[int] = frozenset(),
     ) -> None:
         self.model = model
         self.names = cuts
@@ -52,7 +54,7 @@ class CutModel:
         self.randomness = Randomness(model, devices)
         self.kept = KeptBytes(len(cuts) + 1)
         self.kept_values = KeptValues(model)
-        self.recompute = Recompute(self, frozenset())
+        self.recompute = Recompute(self, recomputed)
         self.shared: dict[int, list[int]] = {}  # parameters by identity: the stages that use them
         self.crossings: tuple[Crossing, ...] | None = None  # known when a first micro-batch has come through
 

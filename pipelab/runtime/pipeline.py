@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from pipelab.runtime.not_finite import NotFinite, Search
 from pipelab.runtime.parameters import spread
 from pipelab.runtime.preserve import WrittenGradients, preserved
 from pipelab.runtime.rank_device import rank_devices
-from pipelab.runtime.recompute import Recompute, recomputed_stages
+from pipelab.runtime.recompute import recomputed_stages
 from pipelab.runtime.rehearsal import rehearse
 from pipelab.runtime.requirements import Fingerprint, check_model
 from pipelab.runtime.runnable import check_schedule, check_step
@@ -120,9 +120,8 @@ class Pipeline:
         self.clock = "virtual" if isinstance(resolved, VirtualDevices) else "wall"
         threads = device_choice.threads_per_rank(resolved)
         self._pool = ThreadPool()
-        weakref.finalize(
-            self, self._pool.dismiss
-        )  # a cell that is run again drops its pipeline without closing it
+        # A cell that is run again drops its pipeline without closing it.
+        weakref.finalize(self, self._pool.dismiss)
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
         # Of updated weights one version gives way to the next: on several streams another could still be reading it.
         one_stream = self.clock == "virtual" or bool((plan.schedule.table.kind == CODES[Kind.U]).any())
@@ -130,14 +129,15 @@ class Pipeline:
         streams = [ranks[rank] for rank in plan.schedule.placement.ranks[: plan.split.num_stages]]
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)
-        self._cut = CutModel(model, plan.split.cuts, streams, self._pool, threads)
-        self._cut.recompute = Recompute(self._cut, again)
+        self._cut = CutModel(model, plan.split.cuts, streams, self._pool, threads, again)
         self._chains = Chains(self._cut, plan.schedule, ranks, loss_fn)
         self._runner = Runner(ranks, self._pool, threads, self.clock == "virtual", self._cut.randomness)
         self._training = program(plan.schedule) if plan.schedule.has_backward else ()
         self._fingerprint = Fingerprint(model, plan.split)
         self._guard = StepGuard(model, loss_modules(loss_fn))
         self._cautions = Cautions(model, plan.split, plan.schedule.num_microbatches, self._cut.same_device)
+        self._leaks: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()  # of the stages, on the last step
         self._closed = False
 
     # -- what it is ---------------------------------------------------------------------------------------------
@@ -159,9 +159,6 @@ class Pipeline:
     def leaks(self) -> tuple[str, ...]:
         """Values that crossed a border unseen in the last step. They were repaired; the next step learns again."""
         return self._leaks
-
-    _leaks: tuple[str, ...] = ()
-    _notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -361,15 +358,19 @@ class Pipeline:
         self._notes = stages.notes
         return [m.result for m in stages.microbatches if m.result is not None], times
 
+    def _put_back(self, batch: Batch) -> AbstractContextManager[None]:
+        """Around a run on a batch that leaves no trace: gradients, buffers and random state are put back."""
+        return preserved(self.model, *loss_modules(self.loss_fn), inputs=batch.wanting_gradients())
+
     def _rehearse(self, batch: Batch, call: Call) -> None:
-        """One micro-batch before the first step; gradients, buffers and random state are put back."""
-        with preserved(self.model, *loss_modules(self.loss_fn), inputs=batch.wanting_gradients()):
+        """One micro-batch before the first step."""
+        with self._put_back(batch):
             rehearse(self._runner, self._cut, self.schedule, call, most_in_flight(self.schedule))
 
     def _times_aside(self, batch: Batch, calls: list[Call], progress: Progress | None) -> Times:
-        """One more step for the sake of its times: gradients, buffers and random state are put back."""
+        """One more step for the sake of its times."""
         seed, leaks = self._cut.randomness.seed, self._leaks
-        with preserved(self.model, *loss_modules(self.loss_fn), inputs=batch.wanting_gradients()):
+        with self._put_back(batch):
             _, times = self._run(self.schedule, self._training, calls, progress)
         self._cut.randomness.seed, self._leaks = seed, leaks
         return times

@@ -23,7 +23,6 @@ from pipelab.runtime.loss_weights import LossWeight
 from pipelab.runtime.measured import measured_trace
 from pipelab.runtime.minibatches import MiniBatches
 from pipelab.runtime.pipeline import Pipeline
-from pipelab.runtime.preserve import preserved
 from pipelab.runtime.rehearsal import rehearse
 from pipelab.runtime.runnable import check_updates
 from pipelab.runtime.stage_weights import GivenOptimizer, StageWeights, stage_weights
@@ -115,8 +114,7 @@ def _learn(pipe: Pipeline, data: MiniBatches) -> None:
     if True not in pipe._cut.flow.learnt or pipe._cut.recompute.wants_rehearsal:
         call = data.call(pipe, pipe.model, 0)
         in_flight = min(most_in_flight(pipe.schedule), data.per_minibatch)
-        inputs = data.batches[0].wanting_gradients()
-        with preserved(pipe.model, *loss_modules(pipe.loss_fn), inputs=inputs):
+        with pipe._put_back(data.batches[0]):
             rehearse(pipe._runner, pipe._cut, pipe.schedule, call, in_flight)
         pipe._fingerprint.note_devices()  # learning may have moved a parameter to the stage that uses it
 
