@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import pipelab as pp
 from tests.runtime.models import ZOO, gpt
+from tests.runtime.test_kept import Recomputed
 
 pytestmark = pytest.mark.gpu
 
@@ -156,3 +158,26 @@ def test_a_profile_of_ranks_that_share_a_gpu_is_refused():
     model, x, y, loss_fn = gpt()
     with pytest.raises(pp.PipelabError, match="only the CPU is shared"):
         pp.profile(model.cuda(), x.cuda(), y.cuda(), loss_fn=loss_fn, device="cuda:0", ranks=2)
+
+
+def test_stages_that_run_again_in_the_backward_draw_the_same_numbers_and_count_statistics_once():
+    for devices in placements():
+        for model, x, y, loss_fn in (gpt(dropout=0.2), ZOO["resnet"][0]()):
+            schedule = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+            with pp.Pipeline(
+                model, pp.Split(["blocks.2"]), schedule, loss_fn=loss_fn, devices=devices, recompute="all"
+            ) as pipe:
+                for _ in range(3):
+                    check = pp.check_gradients(pipe, x, y)
+                    assert check, f"{devices}: {check}"
+                assert all("again in the backward" in note for note in pipe.recompute_notes)
+
+
+def test_a_second_forward_in_the_backward_reads_what_its_own_micro_batch_has_kept():
+    for devices in placements():
+        model, x, y = Recomputed().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+        schedule = pp.schedule("gpipe", num_ranks=2, num_microbatches=4)
+        with pp.Pipeline(model, pp.Split(["c"]), schedule, loss_fn=F.mse_loss, devices=devices) as pipe:
+            for _ in range(3):
+                check = pp.check_gradients(pipe, x, y)
+                assert check, f"{devices}: {check}"
