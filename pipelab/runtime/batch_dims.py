@@ -17,7 +17,8 @@ class BatchDims:
     Attributes:
         inputs: of every tensor in the inputs.
         target: of every tensor in the target, and of losses and weights with more numbers than one a sample.
-        outputs: of the tensors that the model returns.
+        outputs: of the tensors that the model returns. Where one negative number is given for all, and an output has
+            other dimensions than the inputs, the batch may also be where it is in the inputs.
     """
 
     inputs: int = 0

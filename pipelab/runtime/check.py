@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
+from pipelab.core.quantities import counted
 from pipelab.errors import PipelabError
 from pipelab.runtime.cautions import batchnorms
 from pipelab.runtime.inputs import Batch
+from pipelab.runtime.loss import own_loss
 from pipelab.runtime.loss_weights import LossWeight, weigh
-from pipelab.runtime.outputs import is_per_sample
+from pipelab.runtime.outputs import sample_dim
 from pipelab.runtime.pipeline import Pipeline
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.reference import Outcome, Reference, same_generator
@@ -32,8 +34,8 @@ _TOLERANCES = {
 _WHOLE = "the whole model on the whole batch"
 _EQUAL_TO_ACCUMULATION = (
     "The pipeline does equal plain gradient accumulation over the same micro-batches: the losses of the micro-batches "
-    "do not make up the loss of the whole batch (see reduction and loss_weight), or a sample's output depends on the "
-    "other samples."
+    "do not make up the loss of the whole batch (see reduction, loss_weight and batch_dim), or a sample's output "
+    "depends on the other samples."
 )
 
 
@@ -142,7 +144,8 @@ def check_gradients(
         why = "dropout draws per micro-batch" if drawing else "BatchNorm's statistics are per micro-batch"
         name = f"plain gradient accumulation of the whole model ({why})"
         weighing = _compare(
-            "loss of the whole batch (reduction or loss_weight)", *reference.losses_in_evaluation(whole)
+            "loss of the whole batch (reduction, loss_weight or batch_dim)",
+            *reference.losses_in_evaluation(whole),
         )
         return _verdict(ours, reference.accumulated(), name, None, [weighing])
     result = _verdict(ours, reference.whole(whole), _WHOLE, batch)
@@ -172,40 +175,54 @@ def _verdict(
         more: further differences.
     """
     found = [_compare("loss", ours.loss, theirs.loss), *(more or [])]
-    left_out = 0
-    for mine, other in _pairs(ours.outputs, theirs.outputs):
+    left_out = []
+    for name, mine, other in _pairs(ours.outputs, theirs.outputs):
         if not isinstance(other, Tensor):
             continue
-        if batch is None or is_per_sample([other], (batch.size,), batch.dims.outputs):
+        if batch is None or sample_dim([other], (batch.size,), batch.output_dims) is not None:
             found.append(
                 _compare("outputs", mine, other) if isinstance(mine, Tensor) else _unlike("outputs", False)
             )
-        else:
-            left_out += 1
+        elif other is not own_loss(theirs.outputs) or not torch.equal(
+            other.reshape(-1), theirs.loss.reshape(-1)
+        ):
+            left_out.append(name)
     scale = max((_largest(g) for g in theirs.gradients.values() if g is not None), default=0.0)
     for name, other in theirs.gradients.items():
         mine = ours.gradients[name]
         if mine is not None or other is not None:
             found.append(_compare_gradients(name, mine, other, scale, theirs.loss.dtype))
-    notes = []
-    if left_out:
-        notes.append(f"{left_out} of the outputs are not one per sample and were not compared.")
-    return GradientCheck(tuple(sorted(found, key=lambda d: -_order(d.excess))), reference, tuple(notes))
+    notes = (_not_compared(left_out),) if left_out else ()
+    return GradientCheck(tuple(sorted(found, key=lambda d: -_order(d.excess))), reference, notes)
 
 
-def _pairs(ours: Any, reference: Any) -> Iterator[tuple[Any, Any]]:
-    """The leaves of the reference's outputs, each beside what the pipeline has in its place."""
+def _not_compared(names: list[str]) -> str:
+    one = len(names) == 1
+    named = f": {', '.join(repr(name) for name in names)}" if all(names) else ""
+    rest = f"{'is' if one else 'are'} not one per sample and {'was' if one else 'were'} not compared{named}."
+    return f"{counted(len(names), 'output')} {rest}"
+
+
+def _pairs(ours: Any, reference: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves of the reference's outputs, each with its name and beside what the pipeline has in its place.
+
+    A name is the key of a dictionary or the field of a dataclass, the outermost; "" where there is none.
+    """
     leaves, spec = tree_flatten(reference)
+    names = [name] * len(leaves)
+    if isinstance(reference, Mapping) and not name:
+        keys = [str(key) for key, value in reference.items() for _ in tree_leaves(value)]
+        names = keys if len(keys) == len(leaves) else names
     try:
         mine = spec.flatten_up_to(ours)
     except ValueError:  # another structure
         mine = [None] * len(leaves)
-    for a, b in zip(mine, leaves, strict=True):
+    for outer, a, b in zip(names, mine, leaves, strict=True):
         if dataclasses.is_dataclass(b) and not isinstance(b, type):
-            for name in (f.name for f in dataclasses.fields(b)):
-                yield from _pairs(getattr(a, name, None), getattr(b, name))
+            for field_name in (f.name for f in dataclasses.fields(b)):
+                yield from _pairs(getattr(a, field_name, None), getattr(b, field_name), outer or field_name)
         else:
-            yield a, b
+            yield outer, a, b
 
 
 def _compare_gradients(

@@ -122,6 +122,19 @@ class Batch:
     def size(self) -> int:
         return sum(self.sizes)
 
+    @property
+    def output_dims(self) -> tuple[int, ...]:
+        """Which dimension of an output may be the batch, the first that fits.
+
+        A negative one may count from the last also where the outputs have more or fewer dimensions than the inputs, as
+        logits of token ids: then it is the one that the batch is in the inputs.
+        """
+        given = self.dims.outputs
+        if given >= 0 or given != self.dims.inputs:
+            return (given,)
+        cut = (leaf.dim() for leaf in tensors((self.inputs.args, self.inputs.kwargs)) if leaf.dim() >= -given)
+        return (given, *dict.fromkeys(given + dims for dims in cut))
+
     def wanting_gradients(self) -> list[Tensor]:
         """The inputs and targets whose gradient a step writes to."""
         tree = (self.inputs.args, self.inputs.kwargs, self.target)

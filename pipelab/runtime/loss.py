@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelab.errors import PipelabError
+from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.inputs import Batch
 from pipelab.runtime.loss_weights import Weight, reduced
 from pipelab.runtime.outputs import detach
@@ -69,9 +69,11 @@ def loss_call(
         if loss_fn is None:
             given = own_loss(output)
             whose = "Without loss_fn the model's output must be the loss, or have it as `.loss`;"
+            if given is None and (hasattr(output, "loss") or (isinstance(output, dict) and "loss" in output)):
+                whose = "Without loss_fn the loss is the output's .loss, and it is None: were labels passed?"
         else:
             target = batch.targets(index, devices[stage_now()])
-            given = loss_fn(output) if target is None else loss_fn(output, target)
+            given = _without_target(loss_fn, output) if target is None else loss_fn(output, target)
             whose = "loss_fn must return the loss of a micro-batch as one number;"
         loss = _one_number(given, whose, weight, batch, index)
         batch.check_unchanged()
@@ -119,10 +121,27 @@ def _one_number(loss: Any, whose: str, weight: Weight, batch: Batch, index: int)
     """
     if weight.per_sample and isinstance(loss, Tensor):
         return reduced(loss, weight, batch, index)
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise PipelabError(f"{whose} it is {given}. For one loss a sample say reduction='none'.")
-    return loss.reshape(())
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss.reshape(())
+    if isinstance(loss, Tensor):
+        shape = tuple(loss.shape)
+        raise PipelabError(
+            f"{whose} it is a tensor of shape {shape}. For one loss a sample say reduction='none'."
+        )
+    raise PipelabError(whose if whose.endswith("?") else f"{whose} it is {type(loss).__name__}.")
+
+
+def _without_target(loss_fn: LossFn, output: Any) -> Any:
+    """The loss where there is no target. Python's error of a loss function that wants one does not say why: a note."""
+    try:
+        return loss_fn(output)
+    except TypeError as error:
+        annotate(
+            error,
+            "pipelab: pipe.step got no target, so loss_fn was called with the output alone; a target is passed as in "
+            "pipe.step(x, y).",
+        )
+        raise
 
 
 def loss_modules(loss_fn: Any) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,11 +27,11 @@ def detach(output: Any) -> Any:
     return tree_map(leaf, output)
 
 
-def join(parts: list[Any], sizes: tuple[int, ...], dim: int = 0) -> Any:
+def join(parts: list[Any], sizes: tuple[int, ...], dims: Sequence[int] = (0,)) -> Any:
     """One output from the micro-batches' outputs.
 
-    Tensors whose dimension `dim` is the micro-batch are concatenated along it, scalars are stacked, and anything
-    else becomes a list with one entry a micro-batch.
+    Tensors are concatenated along the first of `dims` that is the micro-batch, scalars are stacked, and anything else
+    becomes a list with one entry a micro-batch.
     """
     if len(parts) == 1:
         return parts[0]
@@ -39,25 +40,29 @@ def join(parts: list[Any], sizes: tuple[int, ...], dim: int = 0) -> Any:
     if any(other != spec for _, other in flat[1:]):
         return parts  # the model's output has another structure for some micro-batches
     leaves = list(zip(*(leaves for leaves, _ in flat), strict=True))
-    return tree_unflatten([_join_leaf(list(values), sizes, dim) for values in leaves], spec)
+    return tree_unflatten([_join_leaf(list(values), sizes, dims) for values in leaves], spec)
 
 
-def is_per_sample(values: list[Any], sizes: tuple[int, ...], dim: int) -> bool:
-    """Whether these are tensors with one entry a sample along `dim`, and so can be put together."""
-    return all(
-        isinstance(value, Tensor) and has_dim(value, dim) and value.shape[dim] == size
-        for value, size in zip(values, sizes, strict=True)
-    )
+def sample_dim(values: list[Any], sizes: tuple[int, ...], dims: Sequence[int]) -> int | None:
+    """The first of `dims` along which these are tensors with one entry a sample; None if there is none."""
+    for dim in dims:
+        if all(
+            isinstance(value, Tensor) and has_dim(value, dim) and value.shape[dim] == size
+            for value, size in zip(values, sizes, strict=True)
+        ):
+            return dim
+    return None
 
 
-def _join_leaf(values: list[Any], sizes: tuple[int, ...], dim: int) -> Any:
-    if is_per_sample(values, sizes, dim) and len({_other_sizes(value, dim) for value in values}) == 1:
+def _join_leaf(values: list[Any], sizes: tuple[int, ...], dims: Sequence[int]) -> Any:
+    dim = sample_dim(values, sizes, dims)
+    if dim is not None and len({_other_sizes(value, dim) for value in values}) == 1:
         return torch.cat(_together(values), dim)
     if all(isinstance(value, Tensor) and value.dim() == 0 for value in values):
         return torch.stack(_together(values))
     if all(dataclasses.is_dataclass(value) for value in values) and len(set(map(type, values))) == 1:
         names = [f.name for f in dataclasses.fields(values[0]) if f.init]
-        joined = {name: join([getattr(value, name) for value in values], sizes, dim) for name in names}
+        joined = {name: join([getattr(value, name) for value in values], sizes, dims) for name in names}
         return dataclasses.replace(values[0], **joined)
     if all(value is None for value in values):
         return None

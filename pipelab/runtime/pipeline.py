@@ -38,7 +38,7 @@ from pipelab.runtime.rank_device import rank_devices
 from pipelab.runtime.recompute import recomputed_stages
 from pipelab.runtime.rehearsal import rehearse
 from pipelab.runtime.requirements import Fingerprint, check_model
-from pipelab.runtime.runnable import check_schedule, check_step
+from pipelab.runtime.runnable import check_scale, check_schedule, check_step
 from pipelab.runtime.runner import Runner
 from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.step import Step
@@ -235,6 +235,7 @@ class Pipeline:
                 the gradients that the step wrote to are None.
         """
         check_step(self.schedule)
+        check_scale(scale)
         if not self.schedule.has_backward:
             raise PipelabError(
                 f"The schedule {self.schedule.name!r} has no backward, so there is nothing to train with. "
@@ -268,8 +269,8 @@ class Pipeline:
                 self._times_aside(batch, calls, part_of(progress, turn, turns)) for turn in range(1, turns)
             ]
             losses = torch.stack([_loss(result).double().cpu() for result in results])
-            total, dim = total_loss(results, weights), self.batch_dims.outputs
-            joined = model_outputs.join([r.outputs for r in results], batch.sizes, dim) if outputs else None
+            total, dims = total_loss(results, weights), batch.output_dims
+            joined = model_outputs.join([r.outputs for r in results], batch.sizes, dims) if outputs else None
             not_finite = self._not_finite(losses, batch, weights, random_state)
             trace = self._trace(times, extra, slowed)
             measured = None if followed is None else followed.memory(trace)
@@ -293,9 +294,7 @@ class Pipeline:
                 forward_call(self.model, batch, i, self._cut.devices[0]) for i in range(num_microbatches)
             ]
             results, _ = self._run(schedule, cells, calls, None, alone=True)
-        return model_outputs.join(
-            [result.outputs for result in results], batch.sizes, self.batch_dims.outputs
-        )
+        return model_outputs.join([result.outputs for result in results], batch.sizes, batch.output_dims)
 
     def interrupt(self) -> None:
         """Stops a step that runs in another thread: it raises KeyboardInterrupt there. Safe from any thread."""

@@ -80,7 +80,7 @@ class Reference:
             for index, weight in enumerate(self._weights):
                 with self._seeded(index):
                     results.append(self._call(self._batch, index, weight))
-            outputs = join([r.outputs for r in results], self._batch.sizes, self._batch.dims.outputs)
+            outputs = join([r.outputs for r in results], self._batch.sizes, self._batch.output_dims)
             return Outcome(total_loss(results, self._weights), outputs, self._gradients())
 
     def losses_in_evaluation(self, whole: Weight) -> tuple[Tensor, Tensor]:

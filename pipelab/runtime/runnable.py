@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pipelab.core.actions import CODES, Action, Kind
 from pipelab.core.schedule import Schedule
 from pipelab.errors import PipelabError
 
-__all__ = ["check_schedule", "check_step", "check_updates"]
+__all__ = ["check_scale", "check_schedule", "check_step", "check_updates"]
 
 
 def check_schedule(schedule: Schedule) -> None:
@@ -74,4 +76,16 @@ def check_updates(schedule: Schedule) -> None:
         raise PipelabError(
             f"The schedule {schedule.name!r} updates the weights while {schedule.placement.chains} chains work on "
             f"copies of them; pp.train runs one chain. It can be simulated: pp.simulate(schedule, costs)."
+        )
+
+
+def check_scale(scale: Any) -> None:
+    """Refuses a scale that is no function, such as the scaler itself or a number.
+
+    Raises:
+        TypeError: says what to pass.
+    """
+    if scale is not None and not callable(scale):
+        raise TypeError(
+            f"scale must be a function of the loss, such as scaler.scale, not {type(scale).__name__}."
         )

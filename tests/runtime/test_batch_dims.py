@@ -46,6 +46,25 @@ def test_a_sequence_first_lstm_is_cut_along_its_batch(dim, m):
         assert torch.allclose(pipe.forward(x[:, :2])[0], model(x[:, :2])[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("m", [1, 3])
+def test_a_negative_dimension_is_found_in_outputs_of_more_dimensions_than_the_inputs(m):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3)).double()
+    ids, y = torch.randint(0, 7, (5, 6)), torch.randint(0, 3, (5, 6))  # the batch of 6 comes last
+    with pp.Pipeline(
+        model,
+        pp.Split(["1"]),
+        one_f_one_b(m),
+        loss_fn=lambda logits, target: F.cross_entropy(logits.flatten(0, 1), target.flatten()),
+        devices=CPUS,
+        batch_dim=-1,
+    ) as pipe:
+        check = pp.check_gradients(pipe, ids, y)
+        assert check and check.notes == (), str(check)
+        assert torch.allclose(pipe.step(ids, y).outputs, model(ids), rtol=1e-12)
+        assert torch.allclose(pipe.forward(ids), model(ids), rtol=1e-12)
+
+
 def test_a_transformer_with_a_causal_mask_for_all_trains_sequence_first():
     torch.manual_seed(0)
     model = nn.Transformer(8, 2, 1, 1, 16, dropout=0.0).double()

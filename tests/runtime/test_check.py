@@ -125,7 +125,7 @@ def test_loss_weights_are_checked_too():
         model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=loss_fn, devices=["cpu", "cpu"]
     ) as pipe:
         assert pp.check_gradients(pipe, x, y, loss_weight=(y != -100).sum(1))
-        assert "reduction or loss_weight" in str(pp.check_gradients(pipe, x, y))
+        assert "reduction, loss_weight or batch_dim" in str(pp.check_gradients(pipe, x, y))
 
 
 def test_something_that_is_no_pipeline_is_a_wrong_call():
@@ -231,7 +231,7 @@ def test_the_losss_own_parameters_are_compared_and_their_gradients_put_back():
 def test_losses_that_do_not_add_up_are_told_from_a_wrong_pipeline():
     model, x, y, loss_fn = mlp()
     result = checked(model, x, y, loss_fn, reduction="sum")
-    assert not result and "see reduction and loss_weight" in str(result)
+    assert not result and "see reduction, loss_weight and batch_dim" in str(result)
 
 
 def test_gradients_may_be_tiny_and_are_still_compared(monkeypatch):
@@ -277,7 +277,22 @@ def test_outputs_that_are_not_per_sample_are_left_out_and_said_so():
 
     model, x, y, loss_fn = mlp()
     result = checked(Aux(*model), x, y, lambda output, target: loss_fn(output["out"], target))
-    assert result and "2 of the outputs are not one per sample and were not compared" in str(result)
+    said = "2 outputs are not one per sample and were not compared: 'size', 'weights'."
+    assert result and result.notes == (said,)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_output_that_is_the_loss_itself_is_no_output_to_miss(same):
+    class Own(torch.nn.Sequential):
+        def forward(self, x, y):
+            out = super().forward(x)
+            loss = torch.nn.functional.mse_loss(out, y)
+            return {"loss": loss, "out": out} if same else {"loss": loss, "out": out, "half": loss / 2}
+
+    model, x, y, _ = mlp()
+    result = checked(Own(*model), {"x": x, "y": y}, None, None)
+    said = "1 output is not one per sample and was not compared: 'half'."
+    assert result and result.notes == (() if same else (said,))
 
 
 def test_outputs_put_together_wrongly_are_found(monkeypatch):

@@ -1,5 +1,6 @@
 """Losses of every kind, against the whole model on the whole batch."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -116,6 +117,57 @@ def test_a_vector_under_a_mean_names_the_other_reduction():
         ),
     ):
         pipe.step(x, y)
+
+
+def test_a_forgotten_target_is_said_beside_the_error_of_the_loss_and_a_loss_of_one_argument_needs_none():
+    model, x, _, loss_fn = mlp()
+    with (
+        pp.Pipeline(
+            model,
+            pp.Split(["4"]),
+            one_f_one_b(2),
+            loss_fn=lambda out, target: loss_fn(out, target),
+            devices=CPUS,
+        ) as pipe,
+        pytest.raises(TypeError, match="target") as caught,
+    ):
+        pipe.step(x)
+    assert any("pipe.step got no target" in note for note in caught.value.__notes__)
+    with pp.Pipeline(
+        model, pp.Split(["4"]), one_f_one_b(2), loss_fn=lambda out: out.mean(), devices=CPUS
+    ) as pipe:
+        pipe.step(x)
+
+
+def test_an_own_loss_that_is_none_asks_for_the_labels():
+    @dataclasses.dataclass
+    class Output:
+        logits: torch.Tensor
+        loss: torch.Tensor | None = None
+
+    class Unlabelled(nn.Sequential):
+        def forward(self, x):
+            return Output(super().forward(x))
+
+    model, x, _, _ = mlp()
+    with (
+        pp.Pipeline(Unlabelled(*model), pp.Split(["4"]), one_f_one_b(2), devices=CPUS) as pipe,
+        pytest.raises(pp.PipelabError, match=r"output's \.loss, and it is None: were labels passed\?\n"),
+    ):
+        pipe.step(x)
+
+
+@pytest.mark.parametrize("scale", [torch.amp.GradScaler("cpu"), 1024.0])
+def test_a_scale_that_is_no_function_is_refused_before_anything_runs(scale):
+    model, x, y, loss_fn = mlp()
+    model.register_forward_pre_hook(lambda *_: pytest.fail("ran"))
+    with (
+        pp.Pipeline(model, pp.Split(["4"]), one_f_one_b(2), loss_fn=loss_fn, devices=CPUS) as pipe,
+        pytest.raises(
+            TypeError, match=r"function of the loss, such as scaler\.scale, not (GradScaler|float)"
+        ),
+    ):
+        pipe.step(x, y, scale=scale)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,12 @@ def test_detached_outputs_hold_no_graph():
 
 
 def test_another_dimension_may_be_the_batch():
-    assert join([torch.ones(5, 2, 3), torch.zeros(5, 1, 3)], (2, 1), 1).shape == (5, 3, 3)
-    assert join([torch.ones(5, 2), torch.zeros(5, 1)], (2, 1), -1).shape == (5, 3)
+    assert join([torch.ones(5, 2, 3), torch.zeros(5, 1, 3)], (2, 1), (1,)).shape == (5, 3, 3)
+    assert join([torch.ones(5, 2), torch.zeros(5, 1)], (2, 1), (-1,)).shape == (5, 3)
+
+
+def test_the_first_dimension_that_fits_is_the_batch():
+    assert join([torch.ones(5, 2, 7), torch.zeros(5, 1, 7)], (2, 1), (-1, 1)).shape == (5, 3, 7)
 
 
 def test_microbatches_padded_to_other_lengths_stay_a_list():
