@@ -227,8 +227,16 @@ def _run_again(module: nn.Module, forward: Callable[..., Any], context: StepCont
                 preserve_rng_state=False,  # the generators are the process's: see _Draws
                 context_fn=lambda: _both_times(microbatch, norms),
             )
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, StopIteration):
+                raise
+            stop = error.__cause__  # torch's checkpoint is a generator, which makes an error of its own of it
         finally:
             microbatch.recomputed = False
+        try:
+            raise stop
+        finally:
+            del stop  # or it and this frame would keep each other, and the step's tensors, alive
 
     return wrapped
 
