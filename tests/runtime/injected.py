@@ -261,19 +261,20 @@ class Laboratory:
         self.bomb.reach("loss_weight", None, microbatch)
         return torch.ones(len(target))
 
-    def step(self) -> pp.Step:
+    def step(self, **options: Any) -> pp.Step:
         return self.pipe.step(
             self.inputs,
             self.target,
             scale=self.scale,
             loss_weight=self.loss_weight,
             progress=self.progress,
+            **options,
         )
 
-    def failing_step(self) -> BaseException:
+    def failing_step(self, **options: Any) -> BaseException:
         """Runs a step that must fail, and returns its error."""
         try:
-            self.step()
+            self.step(**options)
         except BaseException as error:
             return error
         raise AssertionError("the fault did not go off")

@@ -41,6 +41,7 @@ BACKWARD = {
     "custom Function's backward": ("function", 1, 2),
     "backward hook of a module": ("module backward hook", 1, None),
 }
+AGAIN = {"forward, computed again": ("forward", 1, 2)}  # where recomputation passes a second time
 OUTSIDE = {"progress": ("progress", None, None), "loss_weight": ("loss_weight", None, 2)}
 PLACES = FORWARD | BACKWARD | OUTSIDE
 NOTE = re.compile(r"raised in action (\d+)([FBI])(\d+): the .* of stage (\d+), micro-batch (\d+), on rank \d")
@@ -53,10 +54,11 @@ def laboratory():
     """Pipelines that are used for many faults, one after the other; all of their threads end."""
     before = threading.active_count()
 
-    def get(name, virtual):
-        key = name, virtual
+    def get(name, virtual, recompute="none"):
+        key = name, virtual, recompute
         if key not in _LABORATORIES:
-            _LABORATORIES[key] = made = Laboratory(SCHEDULES[name], devices_for(name, virtual))
+            made = Laboratory(SCHEDULES[name], devices_for(name, virtual), recompute=recompute)
+            _LABORATORIES[key] = made
             made.step()
             made.model.zero_grad()
         return _LABORATORIES[key]
@@ -73,13 +75,13 @@ def devices_for(name, virtual):
     return pp.virtual(ranks) if virtual else ["cpu"] * ranks
 
 
-def assert_survived(lab, place, make):
+def assert_survived(lab, place, make, passes=0, **options):
     """The fault's own error comes out with a note, leaves nothing behind, and the next step is right."""
-    where, stage, microbatch = PLACES[place]
+    where, stage, microbatch = (PLACES | AGAIN)[place]
     stage = lab.stages - 1 if stage == -1 else stage
-    lab.bomb.arm(where, stage, microbatch, raising(make))
+    lab.bomb.arm(where, stage, microbatch, raising(make), passes)
     with without_collector():
-        error = lab.failing_step()
+        error = lab.failing_step(**options)
         assert type(error) is type(make())
         if not isinstance(error, Noteless):
             assert_told(lab, place, stage, microbatch, "\n".join(error.__notes__))
@@ -136,6 +138,20 @@ def test_an_error_in_the_very_first_step(name, place, virtual):
     assert_survived(lab, place, ERRORS["bare"])
     lab.pipe.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_while_activations_are_computed_again(laboratory, kind):
+    number = list(ERRORS).index(kind)
+    lab = laboratory(["1f1b", "zb-v", "chimera"][number % 3], bool(number % 2), recompute="all")
+    assert_survived(lab, "forward, computed again", ERRORS[kind], passes=1)
+    assert_survived(lab, "forward, middle stage, later", ERRORS[kind])
+
+
+@pytest.mark.parametrize("kind", ["odd", "KeyboardInterrupt"])
+@pytest.mark.parametrize("place", ["forward, middle stage, later", "backward, first stage", "loss"])
+def test_an_error_while_memory_is_counted(laboratory, place, kind):
+    assert_survived(laboratory("zb-v", False), place, ERRORS[kind], memory=True)
 
 
 def test_there_are_more_than_two_hundred_faults():
