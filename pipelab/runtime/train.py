@@ -92,21 +92,26 @@ def train(
         )
     versions = schedule.weight_versions(consistent).version
     data = MiniBatches.of(pipe, batches, loss_weight)
-    with pipe._step() as written:
-        written.watch(data.wanting_gradients())
-        _learn(pipe, data)
-        _check_learnt(pipe)
-        weights = stage_weights(pipe._cut, versions.tolist(), optimizer)
-        for parameter in pipe.model.parameters():
-            parameter.grad = None
-        try:
-            return _run(pipe, data, weights, progress)
-        except BaseException as error:
-            annotate(error, _state(weights, schedule))
-            raise
-        finally:
+    weights: list[StageWeights] = []
+    try:
+        with pipe._step() as written:
+            written.watch(data.wanting_gradients())
+            _learn(pipe, data)
+            _check_learnt(pipe)
+            weights += stage_weights(pipe._cut, versions.tolist(), optimizer)
             for parameter in pipe.model.parameters():
                 parameter.grad = None
+            try:
+                return _run(pipe, data, weights, progress)
+            finally:
+                for parameter in pipe.model.parameters():
+                    parameter.grad = None
+    except BaseException as error:  # an interrupt may come until the very end
+        if weights:
+            annotate(error, _state(weights, schedule))
+        elif isinstance(error, KeyboardInterrupt):
+            annotate(error, "pipelab: interrupted before the first update of any stage.")
+        raise
 
 
 def _learn(pipe: Pipeline, data: MiniBatches) -> None:

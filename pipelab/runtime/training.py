@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,19 @@ class SeenVersions:
         table[stage, minibatch] = self.version[forwards]
         return table
 
+    @property
+    def staleness(self) -> IntArray:
+        """Shape (actions,): updates between the version that an action saw and the one its mini-batch's update changed.
+
+        An update itself has 0. As `schedule.weight_versions().staleness` plans it.
+        """
+        pairs = list(zip(self.actions, self.minibatch.tolist(), self.version.tolist(), strict=True))
+        changed = {(action.stage, n): version for action, n, version in pairs if action.kind is Kind.U}
+        # Updates come in the order of the mini-batches: the n-th changes version n.
+        return np.array(
+            [changed.get((action.stage, n), n) - version for action, n, version in pairs], dtype=np.int64
+        )
+
     def columns(self) -> dict[str, Any]:
         """One row for each action."""
         return {
@@ -64,6 +77,7 @@ class SeenVersions:
             "stage": np.array([action.stage for action in self.actions], dtype=np.int64),
             "mini-batch": self.minibatch,
             "version": self.version,
+            "staleness": self.staleness,
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -76,12 +90,17 @@ class SeenVersions:
         table = self.of_stages
         shown = min(table.shape[1], 12)
         more = ["..."] if shown < table.shape[1] else []
-        header = ["stage", *(f"batch {n}" for n in range(shown)), *more]
-        return header, [[str(stage), *map(str, row[:shown]), *more] for stage, row in enumerate(table)]
+        header = ["stage", *(f"batch {n}" for n in range(shown)), *more, "most stale"]
+        stage, staleness = np.array([action.stage for action in self.actions]), self.staleness
+        stalest = [staleness[stage == s].max(initial=0) for s in range(len(table))]
+        rows = [[*map(str, (s, *row[:shown], *more, stalest[s]))] for s, row in enumerate(table)]
+        return header, rows
 
     def __str__(self) -> str:
         return text_table(
-            *self._rows(), "The version of the weights that the forwards of each mini-batch worked on."
+            *self._rows(),
+            "The version of the weights that the forwards of each mini-batch worked on; most stale: updates between it "
+            "and the version that the mini-batch's own update changed.",
         )
 
     def __repr__(self) -> str:
@@ -93,7 +112,7 @@ class SeenVersions:
         return html_table(*self._rows(), "versions of the weights, as seen")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Training:
     """What `pp.train` did. The weights are in the model; its gradients are None.
 
@@ -106,11 +125,17 @@ class Training:
     """
 
     losses: Tensor
-    trace: Trace = field(repr=False)
-    versions: SeenVersions = field(repr=False)
-    optimizers: tuple[torch.optim.Optimizer | None, ...] = field(repr=False)
+    trace: Trace
+    versions: SeenVersions
+    optimizers: tuple[torch.optim.Optimizer | None, ...]
+
+    def __repr__(self) -> str:
+        return f"<Training: {self._summary()}>"
 
     def __str__(self) -> str:
+        return f"{self._summary()}\n{self.trace}"
+
+    def _summary(self) -> str:
         losses = self.losses.tolist()
         line = (
             f"{counted(len(losses), 'mini-batch', 'mini-batches')}, loss {losses[0]:.6g} -> {losses[-1]:.6g}"
@@ -118,9 +143,9 @@ class Training:
         bad = [n for n, loss in enumerate(losses) if not np.isfinite(loss)]
         if bad:
             line += f" (not finite, first in mini-batch {bad[0]})"
-        return f"{line}\n{self.trace}"
+        return line
 
     _repr_pretty_ = pretty
 
     def _repr_html_(self) -> str:
-        return f"<div>{str(self).splitlines()[0]}</div>{self.trace._repr_html_()}"
+        return f"<div>{self._summary()}</div>{self.trace._repr_html_()}"

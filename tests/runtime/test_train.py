@@ -194,6 +194,29 @@ def test_every_action_is_listed_with_what_it_saw():
     assert "batch 3" in str(run.versions) and "<table" in run.versions._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("pipedream", {"num_microbatches": 6}),
+        ("pipedream-2bw", {"num_microbatches": 2, "num_minibatches": 6}),
+    ],
+)
+def test_the_staleness_that_was_seen_is_the_planned_one(name, sizes):
+    schedule = pp.schedule(name, num_ranks=2, **sizes)
+    run, _ = train(model_with(), 2, schedule, batches_for(schedule.minibatches))
+    planned, rows = schedule.weight_versions().staleness, run.versions.to_frame()
+    updates = rows["action"].str.contains("U")
+    assert (rows[updates]["staleness"] == 0).all()
+    for row in rows[~updates].itertuples():
+        assert row.staleness == planned[row.stage, row[3]]
+    lines = str(run.versions).splitlines()
+    assert lines[0].endswith("most stale")
+    assert [int(line.split()[-1]) for line in lines[1:3]] == planned.max(axis=1).tolist()
+    assert repr(run).startswith(
+        f"<Training: {schedule.minibatches} mini-batches, loss "
+    ) and "\n" not in repr(run)
+
+
 def test_the_trace_shows_updates_and_the_summary_losses():
     schedule = pp.schedule("pipedream", num_ranks=2, num_microbatches=4)
     run, _ = train(model_with(), 2, schedule, batches_for(4))

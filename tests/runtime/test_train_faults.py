@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import pipelab as pp
+from pipelab.runtime import train as train_module
 from tests.runtime.test_train import (
     SGD,
     batches_for,
@@ -65,3 +66,32 @@ def test_after_a_fault_each_stage_has_made_whole_updates_and_says_how_many(clock
         pp.train(pipe, batches, optimizer=SGD)
         the_papers_rule(after, 2, batches, SGD, pipedream(2))
         assert same(model, after)
+
+
+def notes_of_an_interrupt(prepare):
+    model, schedule = model_with(), pp.schedule("pipedream", num_ranks=2, num_microbatches=6)
+    with pp.Pipeline(model, pp.Split(["4"]), schedule, loss_fn=F.mse_loss, devices=pp.virtual(2)) as pipe:
+        prepare(pipe)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            pp.train(pipe, batches_for(6), optimizer=SGD)
+    return " ".join(caught.value.__notes__)
+
+
+def test_an_interrupt_after_the_last_update_says_that_all_were_made(monkeypatch):
+    def prepare(pipe):
+        original = train_module.measured_trace
+
+        def interrupted(*args, **options):
+            pipe.interrupt()
+            return original(*args, **options)
+
+        monkeypatch.setattr(train_module, "measured_trace", interrupted)
+
+    assert "of 6 updates the stages have made [6, 6]" in notes_of_an_interrupt(prepare)
+
+
+def test_an_interrupt_while_it_learns_says_that_none_was_made():
+    notes = notes_of_an_interrupt(
+        lambda pipe: pipe.model[4].register_forward_pre_hook(lambda *_: pipe.interrupt())
+    )
+    assert "before the first update" in notes
