@@ -1,7 +1,6 @@
 """After whatever goes wrong the process is healthy, the message says what to do, and the next step is right."""
 
 import contextlib
-import gc
 import os
 import random
 import signal
@@ -74,28 +73,6 @@ def arm(model, where, what, action, call):
     setattr(saboteur, f"in_{what}", action)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [RuntimeError, StopIteration, SystemExit, MemoryError, KeyError],
-)
-@pytest.mark.parametrize(("where", "what", "call"), [(3, "forward", 1), (3, "forward", 4), (6, "forward", 2)])
-def test_an_exception_of_the_model_keeps_its_type_and_names_its_action(setup, error, where, what, call):
-    model, x, y, pipe = setup
-    error = error("boom")
-    arm(model, where, what, throw(error), call)
-    before = threading.active_count()
-    with pytest.raises(type(error)) as caught:
-        pipe.step(x, y)
-    assert caught.value is error
-    stage = 0 if where == 3 else 1
-    assert (
-        f"raised in action {stage}F{call - 1}: the forward of stage {stage}, micro-batch {call - 1}"
-        in error.__notes__[0]
-    )
-    assert all(p.grad is None for p in model.parameters())
-    assert threading.active_count() == before
-
-
 def test_an_exception_in_a_backward_clears_what_was_written_and_says_so(setup):
     model, x, y, pipe = setup
     arm(model, 6, "backward", throw(RuntimeError("boom")), 3)
@@ -145,9 +122,7 @@ def interrupt_after(seconds):
     threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 
 
-@pytest.mark.parametrize(
-    ("where", "what", "call"), [(3, "forward", 1), (6, "forward", 3), (6, "backward", 4)]
-)
+@pytest.mark.parametrize(("where", "what", "call"), [(3, "forward", 1), (6, "backward", 4)])
 def test_an_interrupt_ends_the_step_soon_and_leaves_no_half_gradients(setup, where, what, call):
     model, x, y, pipe = setup
     arm(model, where, what, lambda: time.sleep(0.5), call)  # one module call that is running
@@ -178,15 +153,6 @@ def test_an_interrupt_does_not_wait_for_the_rest_of_a_long_stage():
         assert time.monotonic() - begin < 2  # one forward of the last stage takes 10 s
 
 
-def test_ten_interrupts_in_a_row_are_one(setup):
-    model, x, y, pipe = setup
-    arm(model, 6, "forward", lambda: time.sleep(0.6), 2)
-    for k in range(10):
-        interrupt_after(0.1 + 0.03 * k)
-    with pytest.raises(KeyboardInterrupt):
-        pipe.step(x, y)
-
-
 def test_a_step_in_another_thread_is_stopped_by_interrupt(setup):
     model, x, y, pipe = setup
     arm(model, 6, "forward", lambda: time.sleep(0.5), 2)
@@ -215,7 +181,7 @@ def test_a_stop_at_any_moment_is_an_interrupt_and_nothing_else(devices):
     with pp.Pipeline(model, pp.Split(["4"]), SCHEDULE, loss_fn=loss_fn, devices=devices) as pipe:
         pipe.step(x, y)
         seen = set()
-        for _ in range(150):
+        for _ in range(60):
             model.zero_grad()
             timer = threading.Timer(moments.uniform(0, 0.008), pipe.interrupt)
             timer.start()
@@ -229,19 +195,6 @@ def test_a_stop_at_any_moment_is_an_interrupt_and_nothing_else(devices):
         assert "interrupted" in seen
         model.zero_grad()
         assert pp.check_gradients(pipe, x, y)
-
-
-def test_an_interrupted_profile_leaves_the_model_as_it_was():
-    model, x, y, loss_fn = sabotaged()
-    arm(model, 3, "forward", lambda: time.sleep(0.5), 4)
-    before, active = {k: v.clone() for k, v in model.state_dict().items()}, threading.active_count()
-    interrupt_after(0.2)
-    with pytest.raises(KeyboardInterrupt):
-        pp.profile(model, x, y, loss_fn=loss_fn, repeats=50, progress=False)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
-    assert threading.active_count() == active, threading.enumerate()
-    assert pp.profile(model, x, y, loss_fn=loss_fn, repeats=1, progress=False).num_layers == len(model)
 
 
 def make(model=None, split=("4",), schedule=SCHEDULE, **options):
@@ -350,31 +303,3 @@ def test_no_hook_for_cancelling_outlives_a_late_stop(setup):
             pipe.step(x, y)
         timer.join()
     assert not nn.modules.module._global_forward_pre_hooks
-
-
-def test_failing_steps_keep_no_tensors_alive_without_the_garbage_collector(setup):
-    model, x, y, pipe = setup
-
-    def tensors():
-        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
-
-    def boom():
-        raise RuntimeError(
-            "boom"
-        )  # made here: an error held by a closure that raised it would be a cycle itself
-
-    def fail():
-        arm(model, 6, "forward", boom, 2)
-        with contextlib.suppress(RuntimeError):
-            pipe.step(x, y)
-
-    fail()
-    gc.collect()
-    gc.disable()
-    try:
-        before = tensors()
-        for _ in range(5):
-            fail()
-        assert tensors() <= before + 4
-    finally:
-        gc.enable()
