@@ -69,8 +69,10 @@ def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     choices = list(allowed)
     if value in choices:
         return
-    guess = nearest(str(value), [str(choice) for choice in choices])
-    hint = f"; did you mean {guess[0]!r}?" if guess else "."
+    names = [str(choice) for choice in choices]
+    longer = [name for name in names if value and name.startswith(f"{value}-")]
+    guess = longer or nearest(str(value), names)[:1]
+    hint = f"; did you mean {' or '.join(map(repr, guess))}?" if guess else "."
     shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
     raise PipelabError(f"{what} is {shown}{hint}\nAllowed: {', '.join(repr(c) for c in choices)}.")
 

@@ -41,6 +41,9 @@ __all__ = ["Gap", "GapPart", "explain_gap", "replayed"]
 SPREAD, START, WAITING, OUTSIDE = "spread", "start", "waiting", "outside"
 """The causes that are no kind of action."""
 
+_MUCH = 0.05
+"""Of the prediction: a difference above this is worth advice."""
+
 _ROUNDING = 1e-12
 """Makespans that differ by less than this fraction are one: additions in another order differ that much."""
 
@@ -73,7 +76,7 @@ class Gap:
         clocks: of the prediction and of the measured step.
         label: which schedule.
         band: between which makespans the prediction lies; None when it does not say.
-        notes: why the clocks are not honest, in sentences.
+        notes: what to try next, and why the clocks are not honest, in sentences.
 
     Example:
         >>> import pipelab as pp
@@ -236,6 +239,9 @@ def explain_gap(predicted: Trace, measured: Trace) -> Gap:
     kind, their spread, late first actions, waiting, and what follows the last action; the schedule is run again each
     time. What two causes make together goes to the later one.
 
+    A note says what to try next where the prediction is off by more than 5 %, more than half of that is longer actions,
+    and the measured clock is the wall's with two or more ranks on the CPU: there ranks slow each other down.
+
     Args:
         predicted: of the same schedule, mostly from `simulate`.
         measured: mostly the trace of a step.
@@ -276,15 +282,30 @@ def explain_gap(predicted: Trace, measured: Trace) -> Gap:
     steps.append((WAITING, waited, late_by))
     shares = [(cause, makespan + before.after, detail) for cause, makespan, detail in steps]
     shares.append((OUTSIDE, measured.makespan, f"{as_seconds(after.after)} after the last action"))
+    parts = _parts(predicted.makespan, shares)
     return Gap(
         predicted=predicted.makespan,
         measured=measured.makespan,
-        parts=_parts(predicted.makespan, shares),
+        parts=parts,
         replayed=replayed(schedule, after.seconds),
         clocks=(predicted.clock, measured.clock),
         label=measured.label,
         band=predicted.band,
-        notes=tuple(dict.fromkeys((*predicted.notes, *measured.notes))),
+        notes=tuple(dict.fromkeys((*_advice(predicted, measured, parts), *predicted.notes, *measured.notes))),
+    )
+
+
+def _advice(predicted: Trace, measured: Trace, parts: tuple[GapPart, ...]) -> tuple[str, ...]:
+    """What to try next where CPU ranks that slow each other down explain the difference; see `explain_gap`."""
+    more = measured.makespan - predicted.makespan
+    longer = sum(part.seconds for part in parts if part.cause not in (SPREAD, START, WAITING, OUTSIDE))
+    beside = sum(device.startswith("cpu") for device in measured.devices)
+    if measured.clock != "wall" or beside < 2 or more <= _MUCH * predicted.makespan or longer <= more / 2:
+        return ()
+    return (
+        "longer actions are most of it: ranks of one machine slow each other down; pp.profile(..., "
+        f"ranks={beside}) measures layers beside such neighbours, and devices=pp.virtual({measured.num_ranks}) runs "
+        "one action at a time",
     )
 
 

@@ -60,6 +60,9 @@ class Affine:
         return max(0.0, self.fixed + self.per_sample * size)
 
 
+_NANOSECOND = 1e-9
+"""No clock here tells less: what a fit leaves below it is printed as 0."""
+
 _LINES = ("forward", "input_grad", "weight_grad", "activation_bytes", "output_bytes")
 
 
@@ -244,7 +247,10 @@ class Profile(Saved):
                 getattr(self, x)[n].at(self.batch_size) for x in _LINES
             )
             backward = [] if self.backward is None else [self.backward[n].at(self.batch_size)]
-            seconds = [as_seconds(x) for x in (forward, *backward, input_grad, weight_grad)]
+            seconds = [
+                as_seconds(x if x >= _NANOSECOND else 0.0)
+                for x in (forward, *backward, input_grad, weight_grad)
+            ]
             rows.append([name, *seconds, *(as_bytes(x) for x in (self.parameter_bytes[n], kept, output))])
         sizes = ", ".join(map(str, self.measured_sizes))
         note = f"at {self.batch_size} samples; measured at {sizes} on {self.device}"

@@ -39,6 +39,7 @@ def plot_memory(trace: Trace, *, measured: MeasuredMemory | None = None, ax: Axe
 
     Raises:
         PipelabError: `measured` is of another number of ranks, or `trace` does not know its bytes.
+        TypeError: something else than a trace.
 
     Example:
         >>> import pipelab as pp
@@ -48,6 +49,10 @@ def plot_memory(trace: Trace, *, measured: MeasuredMemory | None = None, ax: Axe
         1f1b: peak 4 micro-batches in flight on rank 0
         simulated clock · kept from a forward to the end of its backward
     """
+    if isinstance(trace, MeasuredMemory):
+        raise TypeError(
+            "plot_memory() takes a trace first: pp.plot_memory(step.trace, measured=step.memory)."
+        )
     curves = trace.memory()
     found = () if measured is None else _beside(measured, trace)
     labels = [f"rank {curve.rank}" for curve in curves]

@@ -154,6 +154,23 @@ def test_the_print_and_the_frame_have_a_line_a_cause_and_say_the_clocks():
     assert repr(gap) == "<Gap of one: 9 s (wall clock) against 6 s predicted: +50.0 %>"
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "devices", "advised"),
+    [
+        ([0, 4, 1, 2], [1, 8, 2, 4], ("cpu", "cpu"), True),  # 0B0 takes 4 seconds instead of 2
+        ([0, 4, 1, 2], [1, 8, 2, 4], ("cuda:0", "cuda:1"), False),
+        ([0, 4, 1, 2], [1, 6.2, 2, 4], ("cpu", "cpu"), False),  # by 3 % only
+        ([0, 6, 1, 2], [1, 8.5, 2, 4], ("cpu", "cpu"), False),  # mostly waiting
+    ],
+)
+def test_longer_actions_of_ranks_on_one_cpu_come_with_what_to_try(start, end, devices, advised):
+    gap = explain_gap(PREDICTED, measured(start, end, devices=devices))
+    said = [
+        remark for remark in gap.remarks if "pp.profile(..., ranks=2)" in remark and "pp.virtual(2)" in remark
+    ]
+    assert len(said) == advised
+
+
 def test_names_are_escaped_in_html():
     gap = explain_gap(PREDICTED, PREDICTED.with_label("<b>"))
     assert "&lt;b&gt;" in gap._repr_html_() and "<b>" not in gap._repr_html_()

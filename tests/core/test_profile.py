@@ -38,6 +38,11 @@ def test_seconds_are_those_of_all_three_kinds():
     assert PROFILE.seconds(2).tolist() == [2 + 1 + 2, 3 + 1 + 2, 4 + 1 + 2, 5 + 1 + 2]
 
 
+def test_what_a_fit_leaves_below_a_nanosecond_is_printed_as_nothing():
+    rest = replace(PROFILE, weight_grad=lines((2e-18, 0), (2e-9, 0), (0, 0), (0, 1)))
+    assert "e-1" not in str(rest) and "0.002 us" in str(rest)
+
+
 def test_costs_sum_the_layers_of_each_stage_which_keeps_what_it_sends():
     links = Links(0.1)
     costs = PROFILE.costs(Split(["blocks.0.mlp"]), 2, links)

@@ -116,3 +116,8 @@ def test_a_measurement_of_other_ranks_or_without_bytes_is_refused():
         pp.plot_memory(trace(2, 3), measured=measured())
     with pytest.raises(TypeError, match=r"step\.memory"):
         pp.plot_memory(trace(2, 3), measured=trace(2, 3))
+
+
+def test_a_measurement_in_the_place_of_the_trace_is_told_where_it_belongs():
+    with pytest.raises(TypeError, match=r"pp\.plot_memory\(step\.trace, measured=step\.memory\)"):
+        pp.plot_memory(measured())

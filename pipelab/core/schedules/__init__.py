@@ -92,7 +92,7 @@ def schedule(
     missing = [size for size, value in sizes.items() if value is _REQUIRED]
     if missing:
         raise TypeError(
-            f"schedule {name!r}() needs {' and '.join(missing)}, "
+            f"schedule({name!r}) needs {' and '.join(missing)} too, "
             f"such as schedule({name!r}, num_ranks=4, num_microbatches=8)."
         )
     p = _size("num_ranks", num_ranks)

@@ -108,9 +108,18 @@ def test_a_misspelt_size_is_named_before_the_missing_one(given, meant):
         schedule("gpipe", **sizes)
 
 
+def test_a_word_that_begins_several_names_suggests_each_of_them():
+    with pytest.raises(PipelabError, match=r"did you mean '.*' or '.*'") as caught:
+        schedule("interleaved", num_ranks=2, num_microbatches=4)
+    hint = str(caught.value).splitlines()[0]
+    assert [name for name in SCHEDULES if f"'{name}'" in hint] == [
+        n for n in SCHEDULES if n.startswith("interleaved")
+    ]
+
+
 def test_missing_sizes_are_named_with_an_example():
     with pytest.raises(
-        TypeError, match=r"schedule 'gpipe'\(\) needs num_microbatches, such as schedule\('gpipe', "
+        TypeError, match=r"schedule\('gpipe'\) needs num_microbatches too, such as schedule\('gpipe', "
     ):
         schedule("gpipe", num_ranks=2)
     with pytest.raises(TypeError, match=r"needs num_ranks and num_microbatches"):
