@@ -277,6 +277,47 @@ def test_with_one_micro_batch_in_flight_a_list_may_be_filled():
         assert pp.check_gradients(pipe, x, y)
 
 
+class Late(Keeper):
+    """Keeps a value on itself, or in a list, but only when told to."""
+
+    keep = fill = False
+
+    def __init__(self):
+        super().__init__()
+        self.cache = []
+
+    def forward(self, x):
+        first = self.a(x)
+        if self.keep:
+            self.hidden = first
+        if self.fill:
+            self.cache.append(first)
+        x = self.c(self.b(first))
+        return x * self.hidden if self.keep else x
+
+
+def test_a_value_first_kept_in_a_later_step_is_apart_too():
+    x, y = data()
+    case = Case(
+        Late().double(), x, y, F.mse_loss, ["b", "c"], later=lambda model: setattr(model, "keep", True)
+    )
+    assert_law(case, pp.schedule("gpipe", num_ranks=3, num_microbatches=4), steps=4)
+
+
+def test_a_list_first_filled_in_a_later_step_is_refused_and_leaves_no_gradient():
+    model, (x, y) = Late(), data()
+    with opened(model) as pipe:
+        for _ in range(2):
+            pipe.step(x, y)
+        model.fill = True
+        model.zero_grad()
+        with pytest.raises(
+            pp.PipelabError, match=r"fills a container on itself across a cut: model\.cache\."
+        ):
+            pipe.step(x, y)
+        assert all(p.grad is None for p in model.parameters())
+
+
 class LateReset(Keeper):
     """Makes a value unless it is there, and drops it at the end: the next micro-batch must not find it."""
 
