@@ -15,7 +15,7 @@ from torch import nn
 
 from pipelab.core.quantities import as_bytes, as_seconds, counted
 from pipelab.core.tables import html_table, pretty, text_table
-from pipelab.errors import MANY, PipelabError, from_one_to
+from pipelab.errors import MANY, PipelabError, annotate, from_one_to
 from pipelab.runtime.inputs import Args
 from pipelab.runtime.preserve import preserved
 from pipelab.runtime.trees import tensors
@@ -222,6 +222,10 @@ def _watch(model: nn.Module, args: Args) -> _Run:
             start = time.perf_counter()
             args.passed_to(model)
             run.end = now()
+    except Exception as error:
+        where = next((f" in layer {name!r}" for name in reversed(run.begins) if name not in run.outputs), "")
+        annotate(error, f"pipelab: raised{where}, in a forward of the whole model with the inputs given.")
+        raise
     finally:
         for handle in handles:
             handle.remove()

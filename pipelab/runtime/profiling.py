@@ -14,8 +14,9 @@ from torch import nn
 from pipelab.core.costs import StageBytes
 from pipelab.core.profile import Affine, Profile
 from pipelab.core.progress import Bar, Progress
+from pipelab.core.quantities import counted
 from pipelab.core.split import Split
-from pipelab.errors import MANY, PipelabError, from_one_to, one_of
+from pipelab.errors import MANY, PipelabError, annotate, from_one_to, one_of
 from pipelab.runtime.batch_dims import BatchDims
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
@@ -208,6 +209,7 @@ class _Bench:
         torch.set_num_threads(self._threads)
         cut_model.randomness.begin_step()
         forward, backward, weight_grad = ([0.0] * count for _ in range(3))
+        layer = 0
         try:
             with stages.running(), self._rank.active():
                 self._rank.begin_step()
@@ -220,6 +222,10 @@ class _Bench:
                 for layer in reversed(range(0 if whole else count)):
                     weight_grad[layer] = self._seconds(stages.backward_weight, layer)
                 self._rank.finish()
+        except Exception as error:
+            where = f"layer {self._names[layer]!r}" if cut_model is self._cut else "the whole model"
+            annotate(error, f"pipelab: raised in {where}, which ran with {counted(batch.size, 'sample')}.")
+            raise
         finally:
             self._stages = None
             cut_model.randomness.end_step()

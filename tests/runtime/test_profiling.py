@@ -260,3 +260,21 @@ def test_a_fit_recovers_a_line_and_never_goes_below_zero():
     for values in (np.array([1.0, 3.0, 9.0]), np.array([5.0, 4.0, 3.0]), np.zeros(3)):
         line = affine_fit(sizes, values)
         assert line.fixed >= 0 and line.per_sample >= 0
+
+
+def test_an_error_of_the_model_is_told_with_its_layer_and_the_size_that_ran():
+    model, x, y, loss_fn = mlp()
+    with pytest.raises(RuntimeError, match="shapes") as caught:
+        pp.profile(model, x[:, :3], y, loss_fn=loss_fn, progress=False)
+    assert any(
+        "raised in layer '0', in a forward of the whole model" in note for note in caught.value.__notes__
+    )
+
+    def small(module, args):
+        if len(args[0]) > 8:
+            raise RuntimeError("too many")
+
+    model[2].register_forward_pre_hook(small)
+    with pytest.raises(RuntimeError, match="too many") as caught:
+        pp.profile(model, x, y, loss_fn=loss_fn, repeats=1, progress=False)
+    assert any("raised in layer '2', which ran with 16 samples" in note for note in caught.value.__notes__)
