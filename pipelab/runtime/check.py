@@ -130,7 +130,7 @@ def check_gradients(
     reference = Reference(pipe, batch, weights)
     leaves = reference.leaves()
     versions = {name: leaf._version for name, leaf in leaves.items()}
-    with preserved(*reference.roots, inputs=batch.wanting_gradients()):
+    with preserved(*reference.roots, inputs=batch.wanting_gradients(), gradient_hooks=True):
         step = pipe.step(inputs, target, loss_weight=loss_weight)
         ours = Outcome(step.loss, step.outputs, {name: leaf.grad for name, leaf in leaves.items()})
         _refuse_changes(leaves, versions)

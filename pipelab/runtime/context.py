@@ -60,6 +60,7 @@ class StepContext:
         self.learning = self.counting = self.grad not in self.flow.learnt
         self.leaks: list[str] = []
         self.kept_values = cut_model.kept_values
+        self.changed_in_place = cut_model.changed_in_place
         self.names = cut_model.names
         self.entered: set[int] = set()
         self._most_entered = 0
@@ -83,9 +84,14 @@ class StepContext:
         """The modules that went through torch.compile and run in this step as if they had not."""
         return compiled_modules(self.model) if self.learning else self._cut_model.not_compiled(watched)
 
-    def keeping_apart(self) -> contextlib.AbstractContextManager[None]:
-        """Around a step: what forwards keep on modules is kept apart for each micro-batch."""
-        return self.kept_values.apart(self._in_flight, self.learning)
+    @contextlib.contextmanager
+    def keeping_apart(self) -> Iterator[None]:
+        """Around a step: what forwards keep on modules is kept apart for each micro-batch, or refused."""
+        with (
+            self.kept_values.apart(self._in_flight, self.learning),
+            self.changed_in_place.minded(self._in_flight, self.learning),
+        ):
+            yield
 
     def dropping_activations(self) -> contextlib.AbstractContextManager[None]:
         """Around a step: the modules of `recompute=` run again in the backward."""
@@ -188,6 +194,7 @@ def check_entered(contexts: Sequence[StepContext]) -> None:
         if stage not in entered:
             raise PipelabError(
                 f"A stage begins at {name!r}, but the model's forward never calls that module (no micro-batch came to "
-                f"it). Cut at a module that is called: pp.layers(model, inputs) lists them."
+                f"it), or calls it in a thread of its own, which is not seen. Cut at a module that is called: "
+                f"pp.layers(model, inputs) lists them."
             )
     first.flow.cuts_reached = True

@@ -9,6 +9,7 @@ from torch import nn
 from pipelab.core.costs import StageBytes
 from pipelab.runtime.compiled import compiled_modules, must_be_plain
 from pipelab.runtime.flow import Flow
+from pipelab.runtime.in_place import ChangedInPlace
 from pipelab.runtime.kept import KeptValues
 from pipelab.runtime.memory import KeptBytes
 from pipelab.runtime.parameters import Parameters
@@ -54,6 +55,7 @@ class CutModel:
         self.randomness = Randomness(model, devices)
         self.kept = KeptBytes(len(cuts) + 1)
         self.kept_values = KeptValues(model)
+        self.changed_in_place = ChangedInPlace(model)
         self.recompute = Recompute(self, recomputed)
         self.shared: dict[int, list[int]] = {}  # parameters by identity: the stages that use them
         self.crossings: tuple[Crossing, ...] | None = None  # known when a first micro-batch has come through

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pipelab.runtime.held import tensors_inside
+from pipelab.runtime.held import Contents, state_tensors, tensors_inside
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Flow:
         checkpoints: whether anything ran inside torch.utils.checkpoint that the model itself uses.
         checkpointed: the modules that did.
         changing: modules that changed in place what they were handed; looked at where stages are recomputed.
-        writing: modules that wrote to a buffer of their own in place; likewise.
+        writing: modules that changed in place a buffer, tensor or container of their own; likewise.
         rehearsed: whether a micro-batch ran before the first step.
         cuts_reached: whether some micro-batch came to every cut.
         learnt: the settings of grad mode (True, False) for which a step has been observed.
@@ -57,7 +57,7 @@ class Flow:
 
 
 class Handed:
-    """What a module was handed, and its buffers, as they were before its forward.
+    """What a module was handed, and what it keeps, as they were before its forward.
 
     Args:
         module: about to run.
@@ -68,7 +68,8 @@ class Handed:
         self._module = module
         self._handed = handed
         self._before = _versions(_tensors(handed))
-        self._buffers = _versions(module._buffers.values())
+        self._kept = _versions(state_tensors(module))
+        self._contents = Contents(module)
 
     def compare(self, flow: Flow) -> None:
         """Notes what the forward has changed: a tensor, or what a list, a cache or another object holds."""
@@ -76,7 +77,7 @@ class Handed:
         filled = [id(tensor) for tensor in _tensors(self._handed) if not tensor.is_inference()] != before
         if filled or any(tensor._version != version for tensor, version in self._before):
             flow.changing.add(self._module)
-        if any(tensor._version != version for tensor, version in self._buffers):
+        if self._contents.changed or any(tensor._version != version for tensor, version in self._kept):
             flow.writing.add(self._module)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections import deque
+import operator
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ NOTHING = object()
 
 MODULES_OWN = frozenset(vars(nn.Module()))
 """What every module has: training, _parameters, _forward_hooks, ..."""
+
+_FILLED = (dict, OrderedDict, defaultdict, Counter, list, set, deque)
 
 NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -141,3 +144,67 @@ def _look(value: Any, depth: int, seen: set[int], found: list[Tensor]) -> None:
         inside = list(getattr(value, "__dict__", {}).values())
     for item in itertools.islice(inside, _ITEMS):  # what is added is at the end
         _look(item, depth - 1, seen, found)
+
+
+def state_tensors(module: nn.Module) -> list[Tensor]:
+    """Its own buffers and the plain tensors among its attributes and in containers there: what may change in place."""
+    kept = [value for name, value in vars(module).items() if name not in MODULES_OWN]
+    found = [
+        buffer for buffer in module._buffers.values() if buffer is not None and not buffer.is_inference()
+    ]
+    for value in kept:
+        inside = value if type(value) in (list, tuple, deque) else (value,)
+        for item in value.values() if type(value) in _FILLED and isinstance(value, dict) else inside:
+            if isinstance(item, Tensor) and not item.requires_grad and not item.is_inference():
+                found.append(item)
+    return found
+
+
+class Contents:
+    """What the plain containers on a module hold, and the containers in those, to be compared and put back.
+
+    Args:
+        module: its own attributes alone.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._then: dict[int, tuple[Any, Any]] = {}
+        for name, value in vars(module).items():
+            if name not in MODULES_OWN and type(value) in _FILLED:
+                self._note(value)
+                for item in value.values() if isinstance(value, dict) else value:
+                    if type(item) in _FILLED:
+                        self._note(item)
+
+    def _note(self, container: Any) -> None:
+        self._then[id(container)] = (container, _items(container))
+
+    @property
+    def changed(self) -> bool:
+        """Whether any of them holds other things now."""
+        return any(not _same(_items(container), then) for container, then in self._then.values())
+
+    def put_back(self) -> None:
+        """The same containers hold what they held."""
+        for container, then in self._then.values():
+            if _same(_items(container), then):
+                continue
+            container.clear()
+            if isinstance(container, list | deque):
+                container.extend(then)
+            else:
+                container.update(dict(then) if isinstance(container, dict) else then)
+
+
+def _items(container: Any) -> list[Any]:
+    return list(container.items()) if isinstance(container, dict) else list(container)
+
+
+def _same(now: list[Any], then: list[Any]) -> bool:
+    """Whether these are the same objects in the same order; pairs of a dict are new each time."""
+    if len(now) != len(then):
+        return False
+    return all(
+        a is b or (type(a) is type(b) is tuple and len(a) == len(b) and all(map(operator.is_, a, b)))
+        for a, b in zip(now, then, strict=True)
+    )

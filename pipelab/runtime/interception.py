@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
+from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.compiled import around, is_compiled_in_place, plain
 from pipelab.runtime.flow import Handed
 
@@ -83,8 +84,42 @@ class ForeignValues(TorchFunctionMode):
             microbatch.any_foreign(args) or (kwargs and microbatch.any_foreign(kwargs.values()))
         ):
             microbatch.note_noise()
+            if func is torch.autograd.grad:
+                _refuse_foreign_inputs(microbatch, *args, **kwargs)
             args, kwargs = microbatch.own_deep(args), microbatch.own_deep(kwargs)
+        if func is torch.autograd.grad:
+            return _gradients(microbatch, func, *args, **kwargs)
         return seen_by_mode.get(func, func)(*args, **kwargs)
+
+
+def _refuse_foreign_inputs(microbatch: MicroBatch, outputs: Any, inputs: Any, *_: Any, **__: Any) -> None:
+    """Refuses a derivative with respect to what another stage owns: this stage's graph ends at its copy.
+
+    Raises:
+        PipelabError: says which input it is.
+    """
+    for place, value in enumerate((inputs,) if isinstance(inputs, Tensor) else inputs):
+        if isinstance(value, Tensor) and microbatch.is_foreign(value):
+            kind = "parameter" if microbatch.context.parameters.knows(value) else "value"
+            raise PipelabError(
+                f"Stage {microbatch.stage} calls torch.autograd.grad for a {kind} of another stage (inputs[{place}], "
+                f"of shape {tuple(value.shape)}), but its graph begins at the cut. Cut elsewhere, so that one stage "
+                f"computes it from that {kind} on."
+            )
+
+
+def _gradients(microbatch: MicroBatch, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """torch.autograd.grad, with a word on cuts where it does not find its inputs in the graph."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError as error:
+        if microbatch.stage and "not have been used in the graph" in str(error):
+            annotate(
+                error,
+                f"pipelab: this is stage {microbatch.stage}, where values of other stages arrive as copies: its graph "
+                f"begins at the cut. Cut elsewhere if the way to the input crosses a cut.",
+            )
+        raise
 
 
 @contextlib.contextmanager

@@ -237,6 +237,8 @@ class MicroBatch:
 
     def is_foreign(self, value: Tensor) -> bool:
         """Whether `value` belongs to another stage than the one that runs."""
+        if self.context.changed_in_place.watching:
+            self.context.changed_in_place.touch(value, self.stage)
         home = self.context.parameters.touch(value, self.stage)
         if home is not None and value.requires_grad:
             return home != self.stage

@@ -1,4 +1,4 @@
-"""Runs that leave no trace: gradients, buffers and random state are put back."""
+"""Runs that leave no trace: gradients, what modules keep, and random state are put back."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelab.runtime.held import MODULES_OWN
+from pipelab.runtime.held import MODULES_OWN, Contents, state_tensors
 
 _STRUCTURE = ("_parameters", "_modules")
 
 
 @contextlib.contextmanager
-def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+def preserved(
+    *modules: nn.Module, inputs: Iterable[Tensor] = (), gradient_hooks: bool = False
+) -> Iterator[None]:
     """Inside, the modules start without gradients; afterwards `.grad`, buffers and random state are as before.
 
-    So are each module's hooks and its attributes (counters, caches), as far as they were set and not changed in place,
-    and parameters whose hooks run when their gradient is there, since such a hook may be an optimizer.
+    So are each module's hooks and its attributes: counters, tensors, and what its lists, dicts and sets hold. Hooks on
+    the gradients of parameters do nothing inside: one may be an optimizer, whose momentum nobody could put back.
 
     Args:
-        modules: other parameters keep their values only if the code inside does not change them.
+        modules: parameters keep their values only if the code inside does not change them.
         inputs: tensors whose `.grad` is put back as well.
+        gradient_hooks: whether hooks on gradients run all the same; parameters with such hooks are put back then.
 
     Example:
         >>> import torch
@@ -38,15 +41,20 @@ def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[No
     owners = [module for root in modules for module in root.modules()]
     gradients = [(tensor, tensor.grad) for tensor in (*parameters, *inputs)]
     before = [(vars(owner), dict(vars(owner)), _registered(owner)) for owner in owners]
-    hooked = [p for p in parameters if getattr(p, "_post_accumulate_grad_hooks", None)]
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    values = [(tensor, tensor.detach().clone()) for tensor in (*buffers, *hooked)]
+    hooked = [p for p in parameters if gradient_hooks and getattr(p, "_post_accumulate_grad_hooks", None)]
+    contents = [Contents(owner) for owner in owners]
+    changing = [*hooked, *(tensor for owner in owners for tensor in state_tensors(owner))]
+    state: dict[int, tuple[Tensor, int | None]] = {id(t): (t, t._version) for t in changing}
+    # torch's batch_norm leaves no mark in the version of the statistics that it writes.
+    state |= {id(buffer): (buffer, None) for module in modules for buffer in module.buffers()}
+    values = [(tensor, version, tensor.detach().clone()) for tensor, version in state.values()]
     cpu_state = torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     for tensor, _ in gradients:
         tensor.grad = None
     try:
-        yield
+        with _silenced([] if gradient_hooks else [tensor for tensor, _ in gradients]):
+            yield
     finally:
         for tensor, gradient in gradients:
             tensor.grad = gradient
@@ -55,12 +63,37 @@ def preserved(*modules: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[No
             for name, entries in registered.items():
                 attributes[name].clear()
                 attributes[name].update(entries)
+        for held in contents:
+            held.put_back()
         with torch.no_grad():
-            for tensor, value in values:
-                tensor.copy_(value)
+            for tensor, version, value in values:
+                if version is None or tensor._version != version:
+                    tensor.copy_(value)
         torch.set_rng_state(cpu_state)
         if gpu_states:
             torch.cuda.set_rng_state_all(gpu_states)
+
+
+@contextlib.contextmanager
+def _silenced(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, the hooks on these tensors' gradients do nothing. They are there, since a backward is divided by that."""
+    found: dict[int, dict[int, Any]] = {}
+    for tensor in tensors:
+        for hooks in (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None)):
+            if hooks:
+                found[id(hooks)] = hooks
+    before = [(hooks, dict(hooks)) for hooks in found.values()]
+    for hooks, own in before:
+        hooks.update(dict.fromkeys(own, _do_nothing))
+    try:
+        yield
+    finally:
+        for hooks, own in before:
+            hooks.update((key, hook) for key, hook in own.items() if key in hooks)
+
+
+def _do_nothing(*_: Any) -> None:
+    """In place of a hook."""
 
 
 def _registered(module: nn.Module) -> dict[str, dict[Any, Any]]:

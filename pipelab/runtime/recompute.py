@@ -169,7 +169,7 @@ class Recompute:
         if module in flow.changing:
             return "what it is handed is changed in place"
         if any(part in flow.writing and not isinstance(part, _NormBase) for part in inside):
-            return "a buffer is written to, which would happen twice"
+            return "a buffer or a container is written to, which would happen twice"
         if not self._cut_model.kept_values.owners.isdisjoint(inside):
             return "attributes are set, which would happen twice"
         if any(part._forward_hooks or part._forward_pre_hooks for part in below):

@@ -105,7 +105,7 @@ class Reference:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         with (
-            preserved(*self.roots, inputs=self._batch.wanting_gradients()),
+            preserved(*self.roots, inputs=self._batch.wanting_gradients(), gradient_hooks=True),
             _gathered(self.roots, self._device),
         ):
             yield

@@ -10,6 +10,7 @@ from pipelab.runtime.chains import first_chain
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import program
+from pipelab.runtime.held import Contents, state_tensors
 from pipelab.runtime.loss import Call
 from pipelab.runtime.runner import Runner
 from pipelab.runtime.stages import SuspendedStages
@@ -34,13 +35,11 @@ def rehearse(runner: Runner, cut_model: CutModel, schedule: Schedule, call: Call
     rehearsed = Schedule(orders, placement, name=f"{schedule.name}, rehearsed")
     context = StepContext(cut_model, in_flight, rehearsal=True)
     cells = tuple(replace(cell, rank=used[cell.rank]) for cell in program(rehearsed))
-    before = [
-        (module, buffer, buffer._version)
-        for module in cut_model.model.modules()
-        for buffer in module._buffers.values()
-        if buffer is not None and not buffer.is_inference()
-    ]
+    modules = list(cut_model.model.modules())
+    before = [(module, tensor, tensor._version) for module in modules for tensor in state_tensors(module)]
+    contents = [(module, Contents(module)) for module in modules]
     runner.execute(rehearsed, cells, SuspendedStages([context], [call], [0]))
     # Also what another module has changed: in the backward its value may be that of a later micro-batch.
-    cut_model.flow.writing.update(module for module, buffer, version in before if buffer._version != version)
+    cut_model.flow.writing.update(module for module, tensor, version in before if tensor._version != version)
+    cut_model.flow.writing.update(module for module, held in contents if held.changed)
     cut_model.flow.rehearsed = True

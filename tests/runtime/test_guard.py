@@ -1,6 +1,7 @@
 """What the first step cannot know: values that cross a border later, or in ways that must be refused."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -345,5 +346,62 @@ def test_a_stage_with_dropout_that_begins_inside_a_checkpoint_is_refused(use_ree
             model, pp.Split(["blocks.2"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]
         ) as pipe,
         pytest.raises(pp.PipelabError, match=r"begins inside torch\.utils\.checkpoint"),
+    ):
+        pipe.step(x, y)
+
+
+class Penalty(nn.Module):
+    """Adds a derivative that it computes behind the cut at `b`."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.a, self.b, self._of = nn.Linear(4, 4), nn.Linear(4, 4), of
+
+    def forward(self, x):
+        if self._of == "input":
+            x = x.detach().requires_grad_()
+        first = self.a(x).tanh()
+        second = self.b(first)
+        wanted = {"input": x, "parameter": self.a.weight, "value": first}[self._of]
+        gradient = torch.autograd.grad(
+            second.sum(), wanted, create_graph=True, allow_unused=self._of != "input"
+        )[0]
+        return second + (0 if gradient is None else gradient.square().sum())
+
+
+@pytest.mark.parametrize("of", ["parameter", "value"])
+def test_a_derivative_for_what_another_stage_owns_is_refused(of):
+    model, x, y = Penalty(of).double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe:
+        for _ in range(2):
+            with pytest.raises(pp.PipelabError, match=f"torch.autograd.grad for a {of} of another stage"):
+                pipe.step(x, y)
+
+
+def test_torchs_word_on_a_derivative_across_a_cut_is_explained():
+    model, x, y = Penalty("input").double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with (
+        pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe,
+        pytest.raises(RuntimeError, match="not have been used in the graph") as raised,
+    ):
+        pipe.step(x, y)
+    assert any("values of other stages arrive as copies" in note for note in raised.value.__notes__)
+
+
+class InThread(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self.b, self.a(x)).result()
+
+
+def test_a_cut_that_is_called_in_another_thread_is_refused_with_the_reason():
+    model, x, y = InThread().double(), torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    with (
+        pp.Pipeline(model, pp.Split(["b"]), SCHEDULE, loss_fn=F.mse_loss, devices=["cpu", "cpu"]) as pipe,
+        pytest.raises(pp.PipelabError, match="or calls it in a thread of its own, which is not seen"),
     ):
         pipe.step(x, y)

@@ -1,9 +1,12 @@
 """Runs that leave no trace."""
 
+from collections import Counter, OrderedDict, defaultdict, deque
+
 import pytest
 import torch
 from torch import nn
 
+from pipelab.runtime.parameters import has_gradient_hooks
 from pipelab.runtime.preserve import WrittenGradients, preserved
 
 
@@ -60,7 +63,23 @@ def test_attributes_and_buffers_that_were_set_or_added_go_back():
     assert not hasattr(model, "new") and not list(model.buffers())
 
 
-def test_weights_whose_gradient_has_an_optimizer_in_a_hook_go_back():
+def test_hooks_on_gradients_do_not_run_and_are_there_again():
+    model, ran = nn.Linear(2, 1), []
+    model.weight.register_post_accumulate_grad_hook(lambda parameter: ran.append("after"))
+    handle = model.weight.register_hook(lambda gradient: ran.append("before"))
+
+    def backward():
+        model(torch.ones(3, 2)).sum().backward()
+
+    with preserved(model):
+        backward()
+        assert not ran and has_gradient_hooks(model.weight)  # or the backward would be divided otherwise
+        handle.remove()
+    backward()
+    assert ran == ["after"]
+
+
+def test_weights_whose_gradient_has_an_optimizer_in_a_hook_go_back_where_hooks_run():
     model = nn.Linear(2, 1)
 
     def update(parameter):
@@ -69,7 +88,7 @@ def test_weights_whose_gradient_has_an_optimizer_in_a_hook_go_back():
 
     model.weight.register_post_accumulate_grad_hook(update)
     before = model.weight.detach().clone()
-    with preserved(model):
+    with preserved(model, gradient_hooks=True):
         model(torch.ones(3, 2)).sum().backward()
         assert not torch.equal(before, model.weight)
     assert torch.equal(before, model.weight)
@@ -96,3 +115,39 @@ def test_hooks_that_a_forward_installs_go_again():
     with preserved(model):
         model(torch.zeros(1))
     assert [float(model(torch.zeros(1))) for _ in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: {"n": 1}, lambda held: held.update(n=2)),
+        (lambda: {"n": 1}, lambda held: held.update(m=2)),
+        (lambda: {"n": {"inner": 1}}, lambda held: held["n"].update(inner=2)),
+        (lambda: {"n": [1, 2]}, lambda held: held["n"].pop()),
+        (lambda: [1, 2], lambda held: held.append(3)),
+        (lambda: [(1, 2)], lambda held: held.clear()),
+        (lambda: {1, 2}, lambda held: held.remove(1)),
+        (lambda: deque([1, 2], maxlen=2), lambda held: held.append(3)),
+        (lambda: Counter("aab"), lambda held: held.update("a")),
+        (lambda: defaultdict(list, a=[1]), lambda held: held["b"].append(1)),
+        (lambda: OrderedDict(a=1, b=2), lambda held: held.move_to_end("a")),
+    ],
+)
+def test_containers_changed_in_place_hold_again_what_they_held(make, change):
+    model = nn.Module()
+    model.state = held = make()
+    with preserved(model):
+        change(held)
+        assert held != make()
+    assert model.state is held and held == make()
+
+
+def test_tensors_on_modules_that_were_changed_in_place_go_back():
+    model = nn.Module()
+    model.count, model.caches = torch.zeros(2), {"a": torch.zeros(2)}
+    untouched = model.still = torch.zeros(2)
+    with preserved(model):
+        model.count += 1
+        model.caches["a"].add_(1)
+    assert not model.count.any() and not model.caches["a"].any()
+    assert untouched._version == 0

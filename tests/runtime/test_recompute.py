@@ -8,7 +8,6 @@ from torch.utils.checkpoint import checkpoint
 
 import pipelab as pp
 from tests.runtime.models import gpt, resnet
-from tests.zoo.conftest import one_thread  # noqa: F401
 from tests.zoo.law import Case, assert_law
 from tests.zoo.models import ZOO
 
@@ -211,8 +210,8 @@ class Checkpointed(Blocks):
         (Blocks, InPlaceFirst, "what it is handed is changed in place"),
         (FillsList, Filling, "what it is handed is changed in place"),
         (Blocks, Hooked, "hooks inside it would run twice"),
-        (Blocks, Writing, "a buffer is written to, which would happen twice"),
-        (Blocks, WritingToPart, "a buffer is written to, which would happen twice"),
+        (Blocks, Writing, "a buffer or a container is written to, which would happen twice"),
+        (Blocks, WritingToPart, "a buffer or a container is written to, which would happen twice"),
         (Blocks, Setting, "attributes are set, which would happen twice"),
         (Checkpointed, Block, "inside a checkpoint of the model's own"),
     ],
