@@ -289,12 +289,16 @@ def _fit(
 def _border(samples: _Samples) -> tuple[float, float]:
     """What F and B take at each border between layers: by how much all layers are slower than the model without any.
 
+    It is at most what the shortest layer takes, which holds a border too: the difference of two long runs is noisy.
+
     Args:
         samples: of the smallest size. A border hardly depends on the size, and large micro-batches drown it in noise.
     """
     count = samples.forward.shape[1] - 1
     layers = np.stack([samples.forward.sum(axis=1), samples.backward.sum(axis=1)], axis=1)
-    first, second = np.maximum(np.median(layers - samples.uncut, axis=0), 0.0) / max(count, 1)
+    found = np.median(layers - samples.uncut, axis=0) / max(count, 1)
+    most = [np.median(kind, axis=0).min() for kind in (samples.forward, samples.backward)]
+    first, second = np.clip(found, 0.0, most)
     return float(first), float(second)
 
 

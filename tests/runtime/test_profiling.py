@@ -83,6 +83,7 @@ def test_a_border_is_what_the_layers_take_more_than_the_model_without_borders():
     samples = profiling._Samples(forward, backward, forward, backward, uncut)
     assert profiling._border(samples) == (0.25, 0.25)
     assert profiling._border(replace(samples, uncut=uncut + 9)) == (0.0, 0.0)
+    assert profiling._border(replace(samples, uncut=0 * uncut)) == (1.0, 2.0)  # the shortest layer
     one = profiling._Samples(*[np.ones((2, 1))] * 4, uncut=np.ones((2, 2)))
     assert profiling._border(one) == (0.0, 0.0)
 
