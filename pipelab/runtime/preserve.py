@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelab.runtime.held import MODULES_OWN, Contents, state_tensors
+from pipelab.runtime.interrupt import Interrupts
 
 _STRUCTURE = ("_parameters", "_modules")
 
@@ -50,28 +51,29 @@ def preserved(
     values = [(tensor, version, tensor.detach().clone()) for tensor, version in state.values()]
     cpu_state = torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    for tensor, _ in gradients:
-        tensor.grad = None
     try:
+        for tensor, _ in gradients:
+            tensor.grad = None
         with _silenced([] if gradient_hooks else [tensor for tensor, _ in gradients]):
             yield
     finally:
-        for tensor, gradient in gradients:
-            tensor.grad = gradient
-        for attributes, then, registered in before:
-            _put_back(attributes, then)
-            for name, entries in registered.items():
-                attributes[name].clear()
-                attributes[name].update(entries)
-        for held in contents:
-            held.put_back()
-        with torch.no_grad():
-            for tensor, version, value in values:
-                if version is None or tensor._version != version:
-                    tensor.copy_(value)
-        torch.set_rng_state(cpu_state)
-        if gpu_states:
-            torch.cuda.set_rng_state_all(gpu_states)
+        with Interrupts(lambda: None):  # a second one must not end this half way
+            for tensor, gradient in gradients:
+                tensor.grad = gradient
+            for attributes, then, registered in before:
+                _put_back(attributes, then)
+                for name, entries in registered.items():
+                    attributes[name].clear()
+                    attributes[name].update(entries)
+            for held in contents:
+                held.put_back()
+            with torch.no_grad():
+                for tensor, version, value in values:
+                    if version is None or tensor._version != version:
+                        tensor.copy_(value)
+            torch.set_rng_state(cpu_state)
+            if gpu_states:
+                torch.cuda.set_rng_state_all(gpu_states)
 
 
 @contextlib.contextmanager
