@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pipelab as pp
+from pipelab.runtime import preserve
 from tests.runtime.injected import ANYWHERE, Laboratory, assert_torch_untouched, runnable_schedules, until
 
 SCHEDULES = runnable_schedules()
@@ -148,5 +149,28 @@ def test_an_interrupt_at_any_moment_of_a_check():
         assert torch.equal(torch.get_rng_state(), state)
         assert_torch_untouched()
     check()
+    lab.assert_next_step_right()
+    lab.pipe.close()
+
+
+def test_an_interrupt_while_a_check_puts_things_back_does_not_end_that_half_way(monkeypatch):
+    lab = laboratory("1f1b")
+    lab.step()
+    kept, state = [parameter.grad for parameter in lab.model.parameters()], torch.get_rng_state()
+    put_back, pressed = preserve._put_back, []
+
+    def put_back_and_press(*args):
+        put_back(*args)
+        if len(pressed) < 3:
+            pressed.append(press())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preserve, "_put_back", put_back_and_press)
+        with pytest.raises(KeyboardInterrupt):
+            pp.check_gradients(lab.pipe, *lab.plain)
+    assert len(pressed) == 3
+    assert all(p.grad is gradient for p, gradient in zip(lab.model.parameters(), kept, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_torch_untouched()
     lab.assert_next_step_right()
     lab.pipe.close()
