@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import pipelab as pp
-from tests.zoo.conftest import one_thread  # noqa: F401
 from tests.zoo.law import Case
 
 SCHEDULE = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)

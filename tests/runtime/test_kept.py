@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import pipelab as pp
-from tests.zoo.conftest import one_thread  # noqa: F401
 from tests.zoo.law import Case, assert_law, assert_nothing_of_ours
 
 

@@ -10,7 +10,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipelab as pp
-from tests.zoo.conftest import one_thread  # noqa: F401
 
 SCHEDULE = pp.schedule("zb-h1", num_ranks=2, num_microbatches=4)
 
