@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelab.errors import PipelabError
+from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.inputs import Batch
 from pipelab.runtime.loss import loss_call
 from pipelab.runtime.loss_weights import Weight
@@ -75,8 +75,11 @@ class Neighbours:
         self.stop()
         if self._errors:
             error, self._errors = self._errors[0], []
-            error.add_note("pipelab: raised by a copy of the model that ran beside the measurement.")
-            raise error
+            annotate(error, "pipelab: raised by a copy of the model that ran beside the measurement.")
+            try:
+                raise error
+            finally:
+                del error  # or it and this frame would keep each other alive
 
     def _train(self, model: nn.Module, call: Callable[[Callable[[], int]], Any]) -> None:
         try:
