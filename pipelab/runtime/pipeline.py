@@ -56,6 +56,8 @@ class Pipeline:
     pipelab's. Each stage's parameters and buffers are moved to its rank's device in place, as `Module.to` does; an
     optimizer that has state already gets it moved by `optimizer.load_state_dict(optimizer.state_dict())`.
     The first step also learns how values flow through the model; it is slower, and not the one to time.
+    Modules that went through torch.compile run compiled where they lie whole in one stage; one that a cut, a value of
+    another stage or a kept attribute lies in runs plain, and `pipe.warnings` says so.
 
     Args:
         model: any `nn.Module`, as it is.
