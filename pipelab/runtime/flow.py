@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pipelab.runtime.held import Contents, state_tensors, tensors_inside
+from pipelab.runtime.held import tensors_inside
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Flow:
         checkpoints: whether anything ran inside torch.utils.checkpoint that the model itself uses.
         checkpointed: the modules that did.
         changing: modules that changed in place what they were handed; looked at where stages are recomputed.
-        writing: modules that changed in place a buffer, tensor or container of their own; likewise.
+        writing: modules with a buffer, tensor or container that was changed in place; likewise.
         rehearsed: whether a micro-batch ran before the first step.
         cuts_reached: whether some micro-batch came to every cut.
         learnt: the settings of grad mode (True, False) for which a step has been observed.
@@ -57,7 +56,7 @@ class Flow:
 
 
 class Handed:
-    """What a module was handed, and what it keeps, as they were before its forward.
+    """What a module was handed, as it was before its forward.
 
     Args:
         module: about to run.
@@ -67,9 +66,7 @@ class Handed:
     def __init__(self, module: nn.Module, handed: Any) -> None:
         self._module = module
         self._handed = handed
-        self._before = _versions(_tensors(handed))
-        self._kept = _versions(state_tensors(module))
-        self._contents = Contents(module)
+        self._before = [(t, t._version) for t in _tensors(handed) if not t.is_inference()]
 
     def compare(self, flow: Flow) -> None:
         """Notes what the forward has changed: a tensor, or what a list, a cache or another object holds."""
@@ -77,13 +74,7 @@ class Handed:
         filled = [id(tensor) for tensor in _tensors(self._handed) if not tensor.is_inference()] != before
         if filled or any(tensor._version != version for tensor, version in self._before):
             flow.changing.add(self._module)
-        if self._contents.changed or any(tensor._version != version for tensor, version in self._kept):
-            flow.writing.add(self._module)
 
 
 def _tensors(handed: Any) -> list[Tensor]:
     return [tensor for leaf in tree_leaves(handed) for tensor in tensors_inside(leaf)]
-
-
-def _versions(values: Iterable[Tensor | None]) -> list[tuple[Tensor, int]]:
-    return [(value, value._version) for value in values if value is not None and not value.is_inference()]

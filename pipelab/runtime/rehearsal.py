@@ -39,7 +39,7 @@ def rehearse(runner: Runner, cut_model: CutModel, schedule: Schedule, call: Call
     before = [(module, tensor, tensor._version) for module in modules for tensor in state_tensors(module)]
     contents = [(module, Contents(module)) for module in modules]
     runner.execute(rehearsed, cells, SuspendedStages([context], [call], [0]))
-    # Also what another module has changed: in the backward its value may be that of a later micro-batch.
+    # Whoever has changed it: in the backward its value may be that of a later micro-batch.
     cut_model.flow.writing.update(module for module, tensor, version in before if tensor._version != version)
     cut_model.flow.writing.update(module for module, held in contents if held.changed)
     cut_model.flow.rehearsed = True

@@ -35,8 +35,9 @@ class Across(Model):
 class AcrossByView(Model):
     def forward(self, x):
         x = self.a(x)
-        self.mean[:2].copy_(x.detach().mean(0)[:2])
-        return self.b(x) + self.mean[:2].sum()
+        view = self.mean[:2]
+        view.copy_(x.detach().mean(0)[:2])
+        return self.b(x) + view.sum()
 
 
 class Plain(Model):
