@@ -271,9 +271,11 @@ class MicroBatch:
         return self._receive(value)
 
     def own_deep(self, value: Any) -> Any:
-        """`own` for the arguments of an operation: lists, tuples and dicts are rebuilt."""
+        """`own` for the arguments of an operation: lists, tuples and dicts that hold a foreign value are rebuilt."""
         if isinstance(value, Tensor):
             return self.own(value)
+        if not self.any_foreign((value,)):
+            return value  # the very list: a custom Function may append to it
         if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
             return type(value)(*map(self.own_deep, value))
         if type(value) in (list, tuple):

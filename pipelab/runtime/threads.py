@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 Job = Callable[[], None]
+
+_SECONDS_TO_VANISH = 0.5
+"""How long `close` waits for a thread that Python has joined; microseconds do, if it gets the interpreter's lock."""
 
 
 class ThreadPool:
@@ -33,8 +38,14 @@ class ThreadPool:
 
     def close(self) -> None:
         """Ends every thread once its job is done, and waits for that."""
-        for thread in self.dismiss():
+        threads = self.dismiss()
+        for thread in threads:
             thread.join()
+        # A joined thread may still be freeing what torch keeps for each thread, Python objects among it. An interpreter
+        # that ends at that moment takes the thread down in the middle of it, and the process with it.
+        until = time.monotonic() + _SECONDS_TO_VANISH
+        while any(map(_lingers, threads)) and time.monotonic() < until:
+            time.sleep(0.0005)
 
     def dismiss(self) -> list[threading.Thread]:
         """Ends every thread once its job is done, without waiting; returns them."""
@@ -63,3 +74,8 @@ class ThreadPool:
             job = None  # an idle thread must not keep the last job's tensors alive
             with self._lock:
                 self._idle.append(inbox)
+
+
+def _lingers(thread: threading.Thread) -> bool:
+    """Whether the system still has the thread. Only Linux tells."""
+    return thread.native_id is not None and os.path.exists(f"/proc/self/task/{thread.native_id}")

@@ -1,7 +1,12 @@
 """Threads are kept and ended."""
 
+import os
 import queue
+import sys
 import threading
+
+import pytest
+import torch
 
 from pipelab.runtime.threads import ThreadPool
 
@@ -33,3 +38,14 @@ def test_closing_ends_every_thread():
         done.get(timeout=5)
     pool.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lists the threads of a process")
+def test_no_thread_of_the_system_is_left_when_close_returns():
+    for _ in range(20):
+        before = set(os.listdir("/proc/self/task"))
+        pool = ThreadPool()
+        for _ in range(4):
+            pool.run(lambda: torch.ones(2, requires_grad=True).sum().backward())
+        pool.close()
+        assert set(os.listdir("/proc/self/task")) <= before
