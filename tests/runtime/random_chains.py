@@ -135,7 +135,7 @@ class Chain(nn.Module):
         super().__init__()
         made: list[Layer] = []
         for (kind, form), repeat in zip(layers, repeats, strict=True):
-            if repeat is not None and kind == "shared":
+            if repeat is not None and kind == "shared" and made[repeat].kind != "batch norm":
                 made.append(made[repeat])
             elif repeat is not None and isinstance(made[repeat].inner, nn.Linear):
                 made.append(Layer("linear", form))

@@ -15,7 +15,7 @@ from torch import nn
 import pipelab as pp
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.threads import ThreadPool
-from tests.runtime.injected import Laboratory, assert_torch_untouched, raising
+from tests.runtime.injected import Bomb, Laboratory, assert_torch_untouched, raising
 from tests.runtime.models import mlp
 
 SCHEDULE = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
@@ -217,6 +217,45 @@ def test_a_pipeline_that_is_closed_while_a_step_is_set_up_says_so():
     pipe._guard._alone = closed_and_alone
     with pytest.raises(pp.PipelabError, match="closed"):
         pipe.step(x, y)
+
+
+class Keeping(nn.Module):
+    """Keeps values on itself, also across a cut."""
+
+    def __init__(self, bomb):
+        super().__init__()
+        self.bomb, self.a, self.b = bomb, nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.kept, self.several = self.a(x), [x]
+        self.bomb.reach("first stage")
+        y = self.b(self.kept)
+        self.bomb.reach("second stage")
+        if y.requires_grad:
+            y.register_hook(lambda gradient: self.bomb.reach("backward"))
+        return y + self.kept
+
+
+@pytest.mark.parametrize("name", ["1f1b", "zb-h1", "chimera"])
+def test_a_model_that_keeps_values_on_itself_is_itself_again_after_a_fault(name):
+    x, y = torch.randn(8, 4).double(), torch.randn(8, 4).double()
+    schedule = pp.schedule(name, num_ranks=2, num_microbatches=4)
+    for place in ("first stage", "second stage", "backward"):
+        for act in (raising(RuntimeError), interrupted, lambda: os.kill(os.getpid(), signal.SIGINT)):
+            bomb = Bomb()
+            model = Keeping(bomb).double()
+            own = set(vars(model)) | {"kept", "several"}
+            with pp.Pipeline(
+                model, pp.Split(["b"]), schedule, loss_fn=F.mse_loss, devices=["cpu", "cpu"]
+            ) as pipe:
+                for passes in (1, 2):  # in the first step, and in a later one
+                    bomb.arm(place, None, None, act, passes)
+                    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+                        pipe.step(x, y)
+                    assert type(model) is Keeping and set(vars(model)) <= own
+                    assert all(parameter.grad is None for parameter in model.parameters())
+                    assert_torch_untouched()
+                    assert pp.check_gradients(pipe, x, y)
 
 
 ENDING = """

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import random
+import signal
+import threading
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,12 +19,13 @@ from hypothesis import strategies as st
 
 import pipelab as pp
 from pipelab.core.actions import Action, Kind
+from tests.runtime.injected import assert_torch_untouched, raising
 from tests.runtime.random_chains import NAMES, cases, runs, runs_plainly, schedules
 from tests.runtime.watched import actions_told
-from tests.zoo.law import assert_law
+from tests.zoo.law import accumulate, assert_law, assert_nothing_of_ours
 
 BOUNDED = settings(
-    max_examples=120,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     database=None,
@@ -55,6 +62,70 @@ def simulated_order(schedule: pp.Schedule) -> dict[int, list[Action]]:
     cells = [cell for order in schedule.orders for cell in order]
     started = [cells[i] for i in np.argsort(trace.start, kind="stable")]
     return by_rank([part for cell in started for part in cell.members or (cell,)], schedule)
+
+
+@settings(BOUNDED, max_examples=60)
+@given(st.data(), schedules(), st.booleans(), st.integers(0, 1000))
+def test_after_faults_anywhere_a_step_is_still_plain_accumulation(data, schedule, virtual, seed):
+    case = data.draw(cases(schedule))
+    assume(runs_plainly(case))
+    moments, model = random.Random(seed), case.model
+    whole, state = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    devices = pp.virtual(schedule.num_ranks) if virtual else ["cpu"] * schedule.num_ranks
+    with pp.Pipeline(
+        model, pp.Split(case.cuts), schedule, loss_fn=case.loss_fn, devices=devices, **case.options
+    ) as pipe:
+        for _ in range(4):
+            act = moments.choice([raising(RuntimeError), raising(SystemExit), press])
+            with contextlib.suppress(RuntimeError, SystemExit, KeyboardInterrupt), once(act, moments):
+                pipe.step(case.inputs, case.target)
+            for each in (model, whole):
+                each.zero_grad()
+                each.load_state_dict(state)
+            step = pipe.step(case.inputs, case.target)
+            loss, _ = accumulate(whole, case.loss_fn, case, pipe)
+            torch.testing.assert_close(step.loss, loss, rtol=1e-12, atol=1e-13)
+            for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+                assert_same_update(ours.grad, theirs.grad)
+            assert_nothing_of_ours(model, whole)
+    assert_torch_untouched()
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextlib.contextmanager
+def once(act: Callable[[], None], moments: random.Random) -> Iterator[None]:
+    """Inside, `act` is called at some call of a module, or in some backward."""
+    left, lock = [moments.randrange(60)], threading.Lock()
+
+    def pass_by(*_: Any) -> None:
+        with lock:
+            left[0] -= 1
+            now = left[0] == -1
+        if now:
+            act()
+
+    def hook(module: Any, args: Any, output: Any) -> None:
+        pass_by()
+        if isinstance(output, torch.Tensor) and output.requires_grad:
+            output.register_hook(pass_by)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def assert_same_update(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> None:
+    """No gradient and a gradient of zeros are the same."""
+    given = ours if ours is not None else theirs
+    if given is not None:
+        zeros = torch.zeros_like(given)
+        a, b = (zeros if gradient is None else gradient for gradient in (ours, theirs))
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12 * float(b.abs().max()) + 1e-13)
 
 
 @settings(BOUNDED, max_examples=4)
