@@ -83,8 +83,8 @@ class Profile(Saved):
         device: where it was measured.
         notes: what to know about the numbers.
         backward: seconds of B for each layer; None means I + W.
-        border: seconds of F and of B (as of I) that every stage takes besides those of its layers, to receive and to
-            send.
+        border: seconds of F and of B (as of I) that every stage but the first takes besides those of its layers, to
+            receive values and to send their gradients back.
         reference: seconds that a fixed piece of work took before the measurement and after it; see `drift`.
         band: between which multiples of these seconds the machine ran while they were measured; None when that is not
             known. Predictions carry it on (`Trace.band`).
@@ -213,8 +213,9 @@ class Profile(Saved):
         """
         size, stages = self._size(batch_size), self.stages(split)
 
-        def total(lines: Sequence[Affine], more: float = 0.0) -> tuple[float, ...]:
-            return tuple(math.fsum([more, *(line.at(size) for line in lines[stage])]) for stage in stages)
+        def total(lines: Sequence[Affine], border: float = 0.0) -> tuple[float, ...]:
+            own = [math.fsum(line.at(size) for line in lines[stage]) for stage in stages]
+            return (own[0], *(seconds + border for seconds in own[1:]))
 
         outputs = tuple(self.output_bytes[stage.stop - 1].at(size) for stage in stages)
         kept = zip(total(self.activation_bytes), (*outputs[:-1], 0.0), strict=True)

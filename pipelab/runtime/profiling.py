@@ -132,7 +132,7 @@ def profile(
         bench.close()
     reference = before, reference_seconds(name)
     typical = np.median if ranks == 1 else np.mean
-    return _fit(names, measured, typical, size, name, bench.bytes, reference)
+    return _fit(names, measured, typical, size, name, bench, reference)
 
 
 class _Bench:
@@ -159,6 +159,7 @@ class _Bench:
         self._cut = self._cut_model(names)
         self.weight, self.dims = Weight(), BatchDims()
         self.bytes: dict[int, StageBytes] = {}
+        self.receiving: set[int] = set()  # the layers that get values with gradients from others
         self._stages: SuspendedStages | None = None
         self._stopped = False
 
@@ -215,6 +216,7 @@ class _Bench:
                 self._rank.begin_step()
                 for layer in range(count):
                     forward[layer] = self._seconds(stages.forward, layer)
+                self.receiving.update(link.target for link in stages.microbatches[0].links)
                 for layer in reversed(range(count)):
                     backward[layer] = self._seconds(
                         stages.backward if whole else stages.backward_input, layer
@@ -254,20 +256,23 @@ def _fit(
     typical: Callable[..., np.ndarray],
     size: int,
     device: str,
-    held: dict[int, StageBytes],
+    bench: _Bench,
     reference: tuple[float, float],
 ) -> Profile:
     """Lines through what is typical of the runs at each size."""
-    sizes = np.array(sorted(measured), dtype=float)
+    sizes, held = np.array(sorted(measured), dtype=float), bench.bytes
+    receives = np.isin(np.arange(len(names)), sorted(bench.receiving))
 
     def lines(values: Callable[[int], Any]) -> tuple[Affine, ...]:
         rows = np.array([values(int(n)) for n in sizes], dtype=float)
         return tuple(affine_fit(sizes, rows[:, layer]) for layer in range(len(names)))
 
     def seconds(kind: str, border: float = 0.0) -> tuple[Affine, ...]:
-        return lines(lambda n: np.maximum(typical(getattr(measured[n], kind), axis=0) - border, 0.0))
+        return lines(
+            lambda n: np.maximum(typical(getattr(measured[n], kind), axis=0) - border * receives, 0.0)
+        )
 
-    first, second = border = _border(measured[int(sizes[0])])
+    first, second = border = _border(measured[int(sizes[0])], receives)
     return Profile(
         layers=names,
         forward=seconds("forward", first),
@@ -286,18 +291,20 @@ def _fit(
     )
 
 
-def _border(samples: _Samples) -> tuple[float, float]:
+def _border(samples: _Samples, receives: np.ndarray) -> tuple[float, float]:
     """What F and B take at each border between layers: by how much all layers are slower than the model without any.
 
-    It is at most what the shortest layer takes, which holds a border too: the difference of two long runs is noisy.
+    It is at most what the shortest layer with a border takes: the difference of two long runs is noisy.
 
     Args:
         samples: of the smallest size. A border hardly depends on the size, and large micro-batches drown it in noise.
+        receives: shape (layers,): whether a layer has a border before it.
     """
-    count = samples.forward.shape[1] - 1
+    if not receives.any():
+        return 0.0, 0.0
     layers = np.stack([samples.forward.sum(axis=1), samples.backward.sum(axis=1)], axis=1)
-    found = np.median(layers - samples.uncut, axis=0) / max(count, 1)
-    most = [np.median(kind, axis=0).min() for kind in (samples.forward, samples.backward)]
+    found = np.median(layers - samples.uncut, axis=0) / receives.sum()
+    most = [np.median(kind, axis=0)[receives].min() for kind in (samples.forward, samples.backward)]
     first, second = np.clip(found, 0.0, most)
     return float(first), float(second)
 

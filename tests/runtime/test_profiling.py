@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,11 +82,14 @@ def test_a_border_is_what_the_layers_take_more_than_the_model_without_borders():
         [[5.0, 5.0], [5.5, 5.5], [9.0, 9.0]]
     )  # 1, 0.5 and -3 less than F; 1, 0.5 and -3 less than B
     samples = profiling._Samples(forward, backward, forward, backward, uncut)
-    assert profiling._border(samples) == (0.25, 0.25)
-    assert profiling._border(replace(samples, uncut=uncut + 9)) == (0.0, 0.0)
-    assert profiling._border(replace(samples, uncut=0 * uncut)) == (1.0, 2.0)  # the shortest layer
-    one = profiling._Samples(*[np.ones((2, 1))] * 4, uncut=np.ones((2, 2)))
-    assert profiling._border(one) == (0.0, 0.0)
+    receives = np.array([False, True, True])
+    assert profiling._border(samples, receives) == (0.25, 0.25)
+    assert profiling._border(replace(samples, uncut=uncut + 9), receives) == (0.0, 0.0)
+    assert profiling._border(replace(samples, uncut=0 * uncut), receives) == (
+        2.0,
+        2.0,
+    )  # the shortest of the two
+    assert profiling._border(samples, np.zeros(3, dtype=bool)) == (0.0, 0.0)
 
 
 def test_a_stage_of_all_layers_costs_what_the_model_does_without_borders():
@@ -93,8 +97,9 @@ def test_a_stage_of_all_layers_costs_what_the_model_does_without_borders():
     forward, backward = np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 2.0]])
     samples = profiling._Samples(forward, backward, backward, backward, np.array([[5.0, 4.0]]))
     held = pp.StageBytes((0,) * 3, (0,) * 3, (0,) * 3)
-    profile = profiling._fit(names, {4: samples}, np.median, 4, "cpu", {4: held}, (1.0, 1.0))
-    assert profile.border == (0.5, 1.0)
+    bench = SimpleNamespace(bytes={4: held}, receiving={1, 2})
+    profile = profiling._fit(names, {4: samples}, np.median, 4, "cpu", bench, (1.0, 1.0))
+    assert profile.border == (0.5, 1.0) and profile.forward[0].at(4) == pytest.approx(1.0)
     whole, two = profile.costs(pp.Split()), profile.costs(pp.Split(["c"]))
     assert (whole.forward[0], whole.backward[0], whole.input_grad[0]) == pytest.approx((5, 4, 4))
     assert (sum(two.forward), sum(two.backward)) == pytest.approx((5.5, 5))
