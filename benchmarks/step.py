@@ -1,6 +1,7 @@
 """One training step: pipelab against torch.distributed.pipelining and against plain gradient accumulation.
 
     python benchmarks/step.py [--rounds 20] [--width 256] [--schedules gpipe 1f1b interleaved-1f1b interleaved-zb]
+        [--tuned]   # pp.tune_allocator() on both sides
 
 Two ranks, the same model, split, schedule and micro-batches; one thread an operation everywhere. torch runs in two
 processes over gloo, pipelab in two threads of this one, plain accumulation in one thread. The three take turns
@@ -58,11 +59,15 @@ class Part(nn.Module):
         return x if self.rest is None else self.rest(x)
 
 
-def torch_rank(rank: int, port: int, width: int, name: str, borders: list[int], orders: Connection) -> None:
+def torch_rank(
+    rank: int, port: int, width: int, name: str, borders: list[int], orders: Connection, tuned: bool
+) -> None:
     """One process of torch.distributed.pipelining: a step whenever it is told to."""
     import torch.distributed as dist
     from torch.distributed import pipelining
 
+    if tuned:
+        pp.tune_allocator()
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
@@ -99,7 +104,7 @@ def torch_rank(rank: int, port: int, width: int, name: str, borders: list[int], 
 class TorchRunner:
     """Two processes that run a step on demand; they sleep in between."""
 
-    def __init__(self, width: int, name: str, borders: list[int]) -> None:
+    def __init__(self, width: int, name: str, borders: list[int], tuned: bool) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -108,7 +113,7 @@ class TorchRunner:
         for rank in range(RANKS):
             here, there = context.Pipe()
             process = context.Process(
-                target=torch_rank, args=(rank, port, width, name, borders, there), daemon=True
+                target=torch_rank, args=(rank, port, width, name, borders, there, tuned), daemon=True
             )
             process.start()
             self.pipes.append(here)
@@ -150,7 +155,7 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(values)), float(low), float(high)
 
 
-def compare(name: str, width: int, rounds: int) -> None:
+def compare(name: str, width: int, rounds: int, tuned: bool) -> None:
     stages = RANKS * STAGES_PER_RANK.get(name, 1)
     borders = [round(LAYERS * s / stages) for s in range(stages + 1)]
     model, x, y = make(width)
@@ -161,7 +166,7 @@ def compare(name: str, width: int, rounds: int) -> None:
     size = BATCH // MICROBATCHES
     costs = pp.profile(model, x[:size], y[:size], loss_fn=loss_fn, repeats=7, progress=False).costs(split)
     bound = pp.simulate(schedule, costs).makespan
-    runner = TorchRunner(width, name, borders)
+    runner = TorchRunner(width, name, borders, tuned)
     with pp.Pipeline(model, split, schedule, loss_fn=loss_fn, devices=["cpu"] * RANKS) as pipe:
         turns: list[Callable[[], float]] = [
             lambda: pipelab_step(pipe, x, y),
@@ -193,7 +198,10 @@ def main() -> None:
     parser.add_argument(
         "--schedules", nargs="+", default=["gpipe", "1f1b", "interleaved-1f1b", "interleaved-zb"]
     )
+    parser.add_argument("--tuned", action="store_true")
     options = parser.parse_args()
+    if options.tuned:
+        print(pp.tune_allocator())
     print(
         f"GPT of {LAYERS} blocks, width {options.width}, batch {BATCH}, {MICROBATCHES} micro-batches, 2 ranks, CPU"
     )
@@ -203,7 +211,7 @@ def main() -> None:
         f"{'median [95 %]':21}   {'':6}   {'ms':>6}"
     )
     for name in options.schedules:
-        compare(name, options.width, options.rounds)
+        compare(name, options.width, options.rounds, options.tuned)
 
 
 if __name__ == "__main__":
