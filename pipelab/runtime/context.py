@@ -115,9 +115,11 @@ class StepContext:
     def recomputing(self, microbatch: MicroBatch) -> Iterator[None]:
         """Around a backward: a checkpoint's second forward puts the global generator back for a while.
 
-        No stage may draw in the meantime. (What is recomputed for `recompute=` minds that itself.)
+        No stage may draw in the meantime, nor be looked at for draws: what is put back would pass for one. (What is
+        recomputed for `recompute=` minds that itself.)
         """
-        watched = self.randomness.drawing_stages or self._cut_model.recompute.stages  # for draws
+        stages = range(self._cut_model.num_stages)
+        watched = any(map(self.randomness.may_draw, stages)) or self._cut_model.recompute.stages
         if not (self.flow.checkpoints and watched):
             yield
             return
