@@ -118,9 +118,7 @@ class StepContext:
         No stage may draw in the meantime, nor be looked at for draws: what is put back would pass for one. (What is
         recomputed for `recompute=` minds that itself.)
         """
-        stages = range(self._cut_model.num_stages)
-        watched = any(map(self.randomness.may_draw, stages)) or self._cut_model.recompute.stages
-        if not (self.flow.checkpoints and watched):
+        if not self.flow.checkpoints or not self._may_be_drawing():
             yield
             return
         with self.randomness.lock:
@@ -129,6 +127,10 @@ class StepContext:
                 yield
             finally:
                 microbatch.alone = False
+
+    def _may_be_drawing(self) -> bool:
+        stages = range(self._cut_model.num_stages)
+        return bool(self._cut_model.recompute.stages) or any(map(self.randomness.may_draw, stages))
 
     @contextlib.contextmanager
     def writing(self, stages: Iterable[int]) -> Iterator[None]:
