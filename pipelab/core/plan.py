@@ -61,9 +61,12 @@ Devices = str | tuple[str, ...] | VirtualDevices
 """The text "auto", the name of a device for each rank, or virtual devices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(Saved):
     """All that an engine needs: which stages, in which order, where.
+
+    Its `repr` is code: with `from pipelab import *` it evaluates to an equal plan. An order that its name and sizes
+    do not say is written out, cell by cell.
 
     Attributes:
         split: the cut points; as many stages as the schedule has model stages.
@@ -76,6 +79,8 @@ class Plan(Saved):
         >>> one = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
         >>> Plan(Split(["blocks.3"]), one).devices
         'auto'
+        >>> Plan(Split(["blocks.3"]), one, devices=pp.virtual(2))
+        Plan(Split(['blocks.3']), schedule('1f1b', num_ranks=2, num_microbatches=4), devices=virtual(2))
 
     Raises:
         PipelabError: parts that do not fit each other.
@@ -119,6 +124,11 @@ class Plan(Saved):
         if isinstance(self.devices, VirtualDevices):
             return self.devices.count
         return None if isinstance(self.devices, str) else len(self.devices)
+
+    def __repr__(self) -> str:
+        from pipelab.core.plan_code import plan_code  # which builds schedules by their names
+
+        return plan_code(self)
 
     def __str__(self) -> str:
         if isinstance(self.devices, VirtualDevices):

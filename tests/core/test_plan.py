@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from pipelab.core.costs import Links
+import pipelab
+from pipelab.core.costs import Costs, Links
 from pipelab.core.interchange.json_files import load
 from pipelab.core.placement import Placement
 from pipelab.core.plan import Plan, VirtualDevices, virtual
@@ -52,9 +53,43 @@ def test_the_file_holds_the_cells_as_text(tmp_path):
     assert data["schedule"]["orders"] == ["0F0 0F1 0B0 0B1", "1F0 1B0 1F1 1B1"] and data["devices"] == "auto"
 
 
-@pytest.mark.parametrize("plan", PLANS[:3])
-def test_a_short_repr_evaluates_to_the_plan(plan):
-    assert eval(repr(plan)) == plan
+def evaluated(text):
+    """What the text means to someone who has imported all of pipelab, and nothing else."""
+    return eval(text, {name: getattr(pipelab, name) for name in pipelab.__all__})
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_repr_evaluates_to_the_plan(plan):
+    assert evaluated(repr(plan)) == plan
+    assert "<" not in repr(plan)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(
+            Split(['it\'s "b"\n$\\']), ONE, devices=("cpu", "it's"), links=Links(((0, 1e-5), (0.1, 0)), 1e9)
+        ),
+        Plan(Split(["b"]), ONE.swap("0F1", "0B0"), devices=virtual(2, device="cuda:0")),
+        Plan(Split(["b"]), ONE.with_name("gpipe")),
+        Plan(
+            Split(["a", "b", "c"]),
+            schedule("interleaved-1f1b", num_ranks=2, num_microbatches=4, stages_per_rank=2),
+        ),
+        Plan(
+            Split(["b"]),
+            schedule("zb-auto", num_ranks=2, num_microbatches=4, costs=Costs.uniform(2, latency=3)),
+        ),
+    ],
+)
+def test_what_no_name_says_is_written_out(plan):
+    assert evaluated(repr(plan)) == plan
+
+
+def test_a_schedule_that_a_name_says_is_not_written_out():
+    one = schedule("1f1b", num_ranks=8, num_microbatches=64)
+    said = repr(Plan(Split(map(str, range(7))), one))
+    assert "schedule('1f1b', num_ranks=8, num_microbatches=64)" in said and "0F0" not in said
 
 
 def test_the_print_shows_split_devices_and_grid():
