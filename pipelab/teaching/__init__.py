@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pipelab.errors import one_of
-from pipelab.teaching import bubble, memory, microbatch_size, predict_and_measure, schedule_zoo, tour
+from pipelab.teaching import (
+    balance_the_stages,
+    bubble,
+    memory,
+    microbatch_size,
+    predict_and_measure,
+    schedule_zoo,
+    tour,
+)
 from pipelab.teaching.exercise import Exercise, Mistake, Verdict
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "exercise"]
@@ -17,7 +25,15 @@ __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "exercise"]
 EXERCISES: Mapping[str, Exercise] = MappingProxyType(
     {
         each.name: each
-        for notebook in (tour, bubble, predict_and_measure, microbatch_size, memory, schedule_zoo)
+        for notebook in (
+            tour,
+            bubble,
+            predict_and_measure,
+            microbatch_size,
+            balance_the_stages,
+            memory,
+            schedule_zoo,
+        )
         for each in notebook.EXERCISES
     }
 )
