@@ -79,6 +79,29 @@ def threads_per_rank(devices: Devices) -> int:
     return max(1, num_cores() // max(1, on_cpu))
 
 
+def cores_of_ranks(devices: Devices) -> tuple[frozenset[int] | None, ...]:
+    """The CPU cores that each rank's threads keep to; None where they run wherever the system puts them.
+
+    A forward goes from thread to thread, and at each hand-over the system puts the thread that wakes where it ran last:
+    mostly on the core of the rank before, which is busy, so that both wait milliseconds for their turn while a core is
+    free. Ranks with a core each keep to it. With more cores a rank the threads of an operation would stay behind where
+    the first stage ran; and only Linux can be asked.
+    """
+    count = devices.count if isinstance(devices, VirtualDevices) else len(devices)
+    on_cpu = (
+        [] if isinstance(devices, VirtualDevices) else [n for n, name in enumerate(devices) if name == "cpu"]
+    )
+    if (
+        threads_per_rank(devices) > 1
+        or not 1 < len(on_cpu) <= num_cores()
+        or not hasattr(os, "sched_setaffinity")
+    ):
+        return (None,) * count
+    cores = sorted(os.sched_getaffinity(0))
+    shares = {rank: frozenset(cores[place :: len(on_cpu)]) for place, rank in enumerate(on_cpu)}
+    return tuple(shares.get(rank) for rank in range(count))
+
+
 def clock_notes(devices: Devices) -> tuple[str, ...]:
     """Why times measured on these devices are not those of one device a rank; empty if they are."""
     if isinstance(devices, VirtualDevices):

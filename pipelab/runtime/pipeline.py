@@ -127,7 +127,8 @@ class Pipeline:
         names = [resolved.device] * resolved.count if isinstance(resolved, VirtualDevices) else resolved
         # Of updated weights one version gives way to the next: on several streams another could still be reading it.
         one_stream = self.clock == "virtual" or bool((plan.schedule.table.kind == CODES[Kind.U]).any())
-        ranks = rank_devices(list(names), one_stream=one_stream)
+        cores = device_choice.cores_of_ranks(resolved)
+        ranks = rank_devices(names, one_stream=one_stream, cores=cores)
         streams = [ranks[rank] for rank in plan.schedule.placement.ranks[: plan.split.num_stages]]
         stage_devices = [stream.device for stream in streams]
         spread(model, list(plan.split.cuts), stage_devices)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +14,16 @@ from torch import Tensor
 
 
 class HostTimed:
-    """A device whose work is done when a stamp is taken, so that the host's clock times it: the CPU, a Mac's GPU."""
+    """A device whose work is done when a stamp is taken, so that the host's clock times it: the CPU, a Mac's GPU.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: the device.
+        cores: that threads keep to while they work for this rank; None for any.
+    """
+
+    def __init__(self, device: torch.device, cores: frozenset[int] | None = None) -> None:
         self.device = device
+        self._cores = cores
 
     def begin_step(self) -> None:
         """Called once before a step."""
@@ -23,6 +31,9 @@ class HostTimed:
 
     def activate(self, microbatch: int = 0) -> None:
         """Makes the device current in the calling thread, for what this rank does with a micro-batch."""
+        if self._cores is not None and sys.platform == "linux":
+            with contextlib.suppress(OSError):  # a core was taken from this process meanwhile
+                os.sched_setaffinity(0, self._cores)  # of the calling thread alone
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         """Makes the device current in the calling thread for a while."""
@@ -116,22 +127,25 @@ class EventTimed:
 RankDevice = HostTimed | EventTimed
 
 
-def rank_devices(names: list[str], *, one_stream: bool = False) -> list[RankDevice]:
+def rank_devices(
+    names: Sequence[str], *, one_stream: bool = False, cores: Sequence[frozenset[int] | None] = ()
+) -> list[RankDevice]:
     """The device of each rank.
 
     Args:
         names: one a rank; ranks may share a device.
         one_stream: whether the ranks of a GPU share one stream, so that nothing there runs at the same time.
+        cores: that the threads of each rank keep to (`devices.cores_of_ranks`); left out, any.
     """
     streams: dict[str, list[torch.cuda.Stream]] = {}
     devices: list[RankDevice] = []
-    for name in names:
+    for rank, name in enumerate(names):
         device = torch.device(name)
         if device.type != "cuda":
-            devices.append(HostTimed(device))
+            devices.append(HostTimed(device, cores[rank] if cores else None))
             continue
         if name not in streams:
-            count = 1 if one_stream else names.count(name)
+            count = 1 if one_stream else list(names).count(name)
             streams[name] = [torch.cuda.Stream(device) for _ in range(count)]
         devices.append(EventTimed(device, streams[name]))
     return devices
