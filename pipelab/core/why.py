@@ -15,7 +15,7 @@ from pipelab.core.tables import html_table, pretty, text_table
 from pipelab.core.trace import COMPUTE, COPY, UPDATE, Trace
 from pipelab.errors import PipelabError
 
-__all__ = ["Why", "why"]
+__all__ = ["Why", "rows_that_occupy", "why"]
 
 _ROUNDING = 1e-12
 """What is less than this fraction of the step is a rounded nothing."""
@@ -104,7 +104,8 @@ def why(trace: Trace, rank: int, time: float) -> Why:
             f"time is {time!r}; {trace.label} goes from 0 s to {as_seconds(trace.makespan)}. Give a moment in between."
         )
     moment = float(time)
-    mine = _rows_of_rank(trace, rank)
+    rows = rows_that_occupy(trace)
+    mine = rows[trace.rank[rows] == rank]
     start, end = trace.start[mine], trace.end[mine]
     running = np.flatnonzero((start <= moment) & (moment < end))
     if len(running):
@@ -116,14 +117,12 @@ def why(trace: Trace, rank: int, time: float) -> Why:
     return _within_a_gap(trace, rank, moment, row, float(end[end <= moment].max(initial=0.0)))
 
 
-def _rows_of_rank(trace: Trace, rank: int) -> IntArray:
-    """What occupies a rank: its work, and what it sends where sends block."""
+def rows_that_occupy(trace: Trace) -> IntArray:
+    """The rows that occupy their rank: its work, and what it sends where sends block."""
     lanes = [COMPUTE, UPDATE]
     if trace.costs is not None and trace.costs.links.blocking:
         lanes.append(COPY)
-    rows = np.concatenate([trace.rows_of(lane) for lane in lanes])
-    mine: IntArray = rows[trace.rank[rows] == rank]
-    return mine
+    return np.concatenate([trace.rows_of(lane) for lane in lanes])
 
 
 def _while_running(trace: Trace, rank: int, time: float, row: int) -> Why:
