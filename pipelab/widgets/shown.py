@@ -17,6 +17,7 @@ import ipywidgets as W
 import traitlets as T
 
 from pipelab.errors import PipelabError
+from pipelab.widgets.places import close_replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,6 +96,7 @@ class Shown(T.HasTraits):
 
     def _ipython_display_(self, **_: Any) -> None:
         _publish([self._still()], self._live())
+        close_replaced(self)
 
 
 def parts_shown(box: W.Widget) -> list[Shown]:

@@ -1,0 +1,55 @@
+"""The Lab's menu of schedules and the sliders of its sizes: one widget, so that one message moves them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anywidget
+import traitlets as T
+
+from pipelab.widgets.assets import css, esm
+
+
+class Choices(anywidget.AnyWidget):
+    """A menu and three sliders with fields. They show what they are told, and a move is a changed trait.
+
+    Attributes:
+        schedule: a name of the menu.
+        num_ranks, num_microbatches, stages_per_rank: numbers.
+    """
+
+    _esm = esm("choices.js")
+    _css = css("base.css", "choices.css")
+
+    schedule = T.Unicode("").tag(sync=True)
+    num_ranks = T.Int(1).tag(sync=True)
+    num_microbatches = T.Int(1).tag(sync=True)
+    stages_per_rank = T.Int(1).tag(sync=True)
+    _menu = T.List(T.Unicode()).tag(sync=True)
+    _limits = T.Dict().tag(sync=True)
+
+    def show(self, menu: list[str], limits: Mapping[str, tuple[int, int]], **values: Any) -> None:
+        """Show these values, in one message.
+
+        Args:
+            menu: names of schedules.
+            limits: for each number the least and the most of its slider; equal ones hide it.
+            **values: of the four traits.
+        """
+        with self.hold_sync():
+            self._menu, self._limits = menu, {name: list(ends) for name, ends in limits.items()}
+            for name, value in values.items():
+                setattr(self, name, value)
+
+
+class CodeBox(anywidget.AnyWidget):
+    """Lines of code with a button that copies them.
+
+    Attributes:
+        code: the lines.
+    """
+
+    _esm = esm("code_box.js")
+    _css = css("base.css", "code_box.css")
+    code = T.Unicode("").tag(sync=True)
