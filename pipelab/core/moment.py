@@ -90,9 +90,12 @@ class Moment:
 
     def in_flight_text(self, rank: int) -> str:
         """The micro-batches in flight on a rank, some of many left out; "s4:0" is micro-batch 0 of stage 4."""
-        is_one = self.stages_per_rank == 1
-        names = [str(i) if is_one else f"s{s}:{i}" for s, i in self.ranks[rank].in_flight]
+        names = [self.flight_name(*pair) for pair in self.ranks[rank].in_flight]
         return " ".join(names if len(names) <= _SHOWN else [*names[: _SHOWN - 2], "...", names[-1]])
+
+    def flight_name(self, stage: int, microbatch: int) -> str:
+        """How a micro-batch in flight is called: its number, and its stage where ranks hold several."""
+        return str(microbatch) if self.stages_per_rank == 1 else f"s{stage}:{microbatch}"
 
     def kept_text(self, rank: int) -> str:
         """What a rank holds, with its unit."""
@@ -175,6 +178,11 @@ class Moments:
     def num_steps(self) -> int:
         """How many steps lead from the first moment to the last; `at` takes 0 to `num_steps`."""
         return len(self.times) - 1
+
+    @cached_property
+    def most_kept(self) -> float:
+        """The most that any rank ever holds, in the unit of the moments."""
+        return max(curve.peak for curve in self._curves)
 
     def step_at(self, time: float) -> int:
         """The last moment not after a time in seconds; the first for a time before it."""
