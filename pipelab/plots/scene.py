@@ -42,6 +42,9 @@ class Scene:
         paint: index into `palette.PAINTS`.
         number: the micro-batch.
         later: whether it is of another than the first stage that its rank holds.
+        of: the row of its own trace that it shows; the members of an overlap show the same one.
+        kind: code, an index into `KINDS`; of a member its own.
+        stage: of a member its own.
     """
 
     row_y: NDArray[np.float64]
@@ -56,6 +59,9 @@ class Scene:
     paint: NDArray[np.int64]
     number: NDArray[np.int64]
     later: NDArray[np.bool_]
+    of: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    stage: NDArray[np.int64]
 
     @property
     def bottom_y(self) -> float:
@@ -112,8 +118,8 @@ def scene(traces: Sequence[Trace]) -> Scene:
         spans += [(0.0, trace.makespan)] * len(names)
         row_y += [y + n for n in range(len(names))]
         rows, y = rows + len(names), y + len(names)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 8
-    row, start, end, top, bottom, paint, number, later = columns
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 11
+    row, start, end, top, bottom, paint, number, later, of, kind, stage = columns
     return Scene(
         row_y=np.array(row_y),
         row_labels=tuple(labels),
@@ -127,6 +133,9 @@ def scene(traces: Sequence[Trace]) -> Scene:
         paint=paint.astype(np.int64),
         number=number.astype(np.int64),
         later=later.astype(bool),
+        of=of.astype(np.int64),
+        kind=kind.astype(np.int64),
+        stage=stage.astype(np.int64),
     )
 
 
@@ -167,7 +176,7 @@ def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], .
     )
     overlapped = np.flatnonzero(kind == OVERLAP_CODE)
     if not len(overlapped):
-        return row, start, end, top, bottom, paint, number, later
+        return row, start, end, top, bottom, paint, number, later, np.arange(len(row)), kind, trace.stage
     # An overlapped cell becomes one box per member, stacked within the row.
     table = trace.schedule.table
     member = np.flatnonzero(np.isin(table.cell, overlapped))
@@ -185,6 +194,9 @@ def _boxes(trace: Trace, row: NDArray[np.int64]) -> tuple[NDArray[np.generic], .
         np.concatenate([paint[shown], PAINT_OF_CODE[table.kind[member]]]),
         np.concatenate([number[shown], table.microbatch[member]]),
         np.concatenate([later[shown], _is_later(trace, table.stage[member])]),
+        np.concatenate([shown, cell]),
+        np.concatenate([kind[shown], table.kind[member]]),
+        np.concatenate([np.asarray(trace.stage)[shown], table.stage[member]]),
     )
 
 

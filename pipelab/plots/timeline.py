@@ -46,7 +46,7 @@ def plot_timeline(
         1f1b (4 ranks, 8 micro-batches): 33 s, bubble_fraction 27.3 %
         simulated clock · bubble_fraction = idle / (ranks × makespan)
     """
-    _check(trace)
+    check_trace(trace)
     shown = scene([trace])
     path = trace.critical_path() if critical_path else None
     title = headline(trace, trace.report())
@@ -99,7 +99,7 @@ def plot_timelines(traces: Iterable[Trace], *, ax: Axes | None = None) -> Axes:
             "plot_timelines got no traces. Give it at least one, such as [predicted, step.trace]."
         )
     for trace in traces:
-        _check(trace)
+        check_trace(trace)
     if len(traces) == 1:
         return plot_timeline(traces[0], ax=ax)
     shown = scene(traces)
@@ -149,7 +149,8 @@ def _one_each(remarks: Sequence[str], traces: Sequence[Trace]) -> list[str]:
     return [*remarks, *[""] * (len(traces) - len(remarks))]
 
 
-def _check(trace: object) -> None:
+def check_trace(trace: object) -> None:
+    """Refuse what is no trace, with a TypeError that says where one is to be had."""
     if not isinstance(trace, Trace):
         raise TypeError(
             f"A timeline is drawn from a Trace, not from {type(trace).__name__}. A step has one, step.trace; "

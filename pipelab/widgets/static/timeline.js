@@ -1,0 +1,444 @@
+// The live timeline: takes the columns from the kernel, draws them, and asks the kernel why where somebody points.
+import {
+  acrossRows, alongRow, asSeconds, boxOfRow, describeBox, gapAt, hitBox, layoutOf, leastSpan, loadColumns, nameOf,
+  nearestInRow, panned, plainText, revealed, rowAt, shownOf, timeToX, viewOf, xToTime, zoomed,
+} from "./geometry.js";
+import { hideStatic } from "./shown.js";
+import { Sheet, paintBase, paintOver, readTheme } from "./timeline_paint.js";
+import { HINT, fillLegend, fillTitle, hideTip, makeParts, showTip } from "./timeline_parts.js";
+
+const ASK_AFTER = 60; // ms of rest before the kernel is asked: a hand on its way asks nothing
+const SAVE_AFTER = 120; // ms: the kernel hears of a zoom once it has settled
+
+// The state of one view in the page: a widget shown twice has two, each with its own canvas.
+class TimelineScreen {
+  constructor(model, el) {
+    this.model = model;
+    this.parts = makeParts({
+      zoomIn: () => this.zoom(0.6),
+      zoomOut: () => this.zoom(1 / 0.6),
+      all: () => this.setShown([0, this.stop]),
+      path: () => this.toggle("critical_path"),
+      memory: () => this.toggle("memory"),
+    });
+    this.base = new Sheet(this.parts.canvas);
+    this.top = new Sheet(this.parts.over);
+    this.hover = { box: -1, gap: null, chain: [] };
+    this.followed = { box: -1, before: [], after: [], words: "" };
+    this.path = null; // { serial, rows, sentence, words } as the kernel answered
+    this.askedPath = -1;
+    this.number = 0; // of the last question; older answers are dropped
+    this.frames = { base: 0, over: 0, load: false };
+    this.timers = {};
+    this.width = 0;
+    this.parts.hint.textContent = HINT;
+    el.append(this.parts.root);
+    this.theme = readTheme(this.parts.root);
+    this.load();
+  }
+
+  // ---- what comes from the kernel
+
+  load() {
+    this.frames.load = false;
+    const { model } = this;
+    const kept = this.followed.box >= 0 && this.data ? this.data.of[this.followed.box] : -1;
+    this.meta = model.get("_meta");
+    this.data = loadColumns(model.get("_columns"), this.meta);
+    this.labels = this.meta.rows.map((label) => plainText(label, 20));
+    this.hover = { box: -1, gap: null, chain: [] };
+    hideTip(this.parts);
+    this.measure();
+    this.followed = { box: -1, before: [], after: [], words: "" };
+    this.select(boxOfRow(this.data, model.get("selected")), { tell: false, again: kept });
+    this.say();
+    this.refresh();
+    this.askForPath();
+  }
+
+  // Several attributes arrive in one message, each with an event of its own; they are taken in once.
+  loadSoon() {
+    if (this.frames.load) return;
+    this.frames.load = true;
+    queueMicrotask(() => this.frames.load && !this.ended && this.load());
+  }
+
+  get stop() {
+    return Math.max(this.meta.stop, this.model.get("time_stop") || 0) || 1;
+  }
+
+  get least() {
+    return leastSpan(this.data, this.stop);
+  }
+
+  measure() {
+    const { meta } = this;
+    const width = this.width || this.parts.stage.clientWidth || 800;
+    const ctx = this.base.ctx;
+    ctx.font = "12px system-ui, sans-serif";
+    const widest = Math.max(40, ...this.labels.map((label) => ctx.measureText(label).width));
+    const strips = meta.memory && this.model.get("memory") ? meta.memory.labels.length : 0;
+    const peaks = strips ? Math.max(...meta.memory.peaks.map((peak) => ctx.measureText(`peak ${peak}`).width)) + 12 : 12;
+    this.area = layoutOf({
+      rows: meta.rows.length, strips, width, height: this.model.get("height") || 0,
+      left: Math.min(widest + 14, 150), right: peaks,
+    });
+    this.shown = shownOf(this.model.get("view"), this.stop, this.least);
+  }
+
+  // Title, legend, buttons, alternative text.
+  say() {
+    const { meta, model, parts } = this;
+    const own = model.get("title");
+    const path = this.pathShown();
+    const lines = own ? [plainText(own, 110)] : [...meta.title];
+    if (path) lines.push(path.sentence);
+    if (meta.overrun) lines.push(`\u25bc ${meta.overrun}`);
+    fillTitle(parts, lines);
+    fillLegend(parts, meta, { path: !!path });
+    parts.root.classList.toggle("pl-compact", model.get("compact"));
+    parts.path.setAttribute("aria-pressed", String(model.get("critical_path")));
+    parts.memory.setAttribute("aria-pressed", String(model.get("memory")));
+    parts.canvas.setAttribute("aria-label", path ? `${meta.text} ${path.words}` : meta.text);
+    parts.alert.textContent = model.get("message");
+  }
+
+  pathShown() {
+    const { path, meta } = this;
+    return this.model.get("critical_path") && path && path.serial === meta.serial ? path : null;
+  }
+
+  askForPath() {
+    const { serial } = this.meta;
+    if (!this.model.get("critical_path") || this.pathShown() || this.askedPath === serial) return;
+    this.askedPath = serial;
+    this.model.send({ what: "path", id: 0, serial });
+  }
+
+  answered(answer) {
+    if (!answer || answer.serial !== this.meta.serial) return;
+    if (answer.what === "path" && !answer.error) {
+      this.path = answer;
+      this.say();
+      this.refresh();
+    } else if (answer.what === "why" && answer.id === this.askedWhy && this.hover.gap && !answer.error) {
+      this.hover.chain = this.boxesOf(answer.rows);
+      this.hover.words = answer.sentence;
+      this.tip([answer.sentence]);
+      this.refreshOver();
+    } else if (answer.what === "links" && answer.id === this.askedLinks && this.followed.box >= 0 && !answer.error) {
+      Object.assign(this.followed, { before: this.boxesOf(answer.before), after: this.boxesOf(answer.after) });
+      this.tellSelected(answer.sentence);
+      this.refreshOver();
+    }
+  }
+
+  boxesOf(rows) {
+    return rows.map((row) => boxOfRow(this.data, row)).filter((box) => box >= 0);
+  }
+
+  // ---- drawing, once a frame
+
+  look() {
+    const { data, meta, area, shown, theme, labels } = this;
+    const path = this.pathShown();
+    const box = this.followed.box;
+    return { data, meta, area, shown, theme, labels, number: box >= 0 ? data.number[box] : -1, path: path ? path.rows : null };
+  }
+
+  refresh() {
+    if (!this.frames.base) this.frames.base = requestAnimationFrame(() => this.paint());
+  }
+
+  refreshOver() {
+    if (!this.frames.over && !this.frames.base) this.frames.over = requestAnimationFrame(() => this.paintTop());
+  }
+
+  paint() {
+    this.frames.base = 0;
+    if (this.ended) return;
+    const before = performance.now();
+    paintBase(this.base, this.look());
+    this.paintTop();
+    const { dataset } = this.parts.canvas;
+    dataset.paintMs = (performance.now() - before).toFixed(2);
+    dataset.paints = String(Number(dataset.paints || 0) + 1);
+    dataset.serial = String(this.meta.serial);
+  }
+
+  paintTop() {
+    cancelAnimationFrame(this.frames.over);
+    this.frames.over = 0;
+    if (this.ended) return;
+    const { hover, followed } = this;
+    paintOver(this.top, this.look(), {
+      box: hover.box, gap: hover.gap, chain: hover.chain,
+      selected: followed.box, before: followed.before, after: followed.after,
+      moment: this.model.get("moment"),
+    });
+  }
+
+  resized(width) {
+    if (!width || width === this.width) return;
+    this.width = width;
+    this.measure();
+    this.refresh();
+  }
+
+  // ---- what part of the axis is shown
+
+  setShown(shown) {
+    this.shown = shown;
+    this.model.set("view", viewOf(shown, this.stop)); // views linked to this one follow at once
+    this.refresh();
+    this.later("save", SAVE_AFTER, () => this.model.save_changes());
+  }
+
+  zoom(factor, at = (this.shown[0] + this.shown[1]) / 2) {
+    this.setShown(zoomed(this.shown, factor, at, this.stop, this.least));
+  }
+
+  pan(share) {
+    this.setShown(panned(this.shown, share * (this.shown[1] - this.shown[0]), this.stop));
+  }
+
+  toggle(name) {
+    this.model.set(name, !this.model.get(name));
+    this.model.save_changes();
+  }
+
+  later(name, wait, action) {
+    clearTimeout(this.timers[name]);
+    this.timers[name] = setTimeout(() => !this.ended && action(), wait);
+  }
+
+  // ---- pointing
+
+  point(event) {
+    const bounds = this.parts.canvas.getBoundingClientRect();
+    const x = event.clientX - bounds.left;
+    const y = event.clientY - bounds.top;
+    const { area } = this;
+    const row = x >= area.left && x <= area.left + area.plot ? rowAt(y, area) : -1;
+    const time = xToTime(x, this.shown, area);
+    const offset = row < 0 ? 0 : (y - area.top) / area.row - row - 0.5;
+    const slack = (1.5 / area.plot) * (this.shown[1] - this.shown[0]);
+    return { x, y, row, time, box: hitBox(this.data, row, time, offset, slack) };
+  }
+
+  hoverAt(point) {
+    this.pointer = point;
+    const { row, time, box } = point;
+    if (box >= 0) return this.hoverBox(box);
+    const isGap = row >= 0 && this.meta.own[row] && time >= 0 && time <= this.meta.makespan;
+    if (!isGap) return this.hoverNothing();
+    const [from, to] = gapAt(this.data, row, time, this.meta.makespan);
+    const known = this.hover.gap && this.hover.gap.row === row && this.hover.gap.from === from;
+    if (!known) {
+      this.hover = { box: -1, gap: { row, from, to }, chain: [], words: "" };
+      this.askedWhy = ++this.number;
+      const id = this.askedWhy;
+      const question = { what: "why", rank: this.meta.row_rank[row], time, id, serial: this.meta.serial };
+      this.later("why", ASK_AFTER, () => this.model.send(question));
+      this.refreshOver();
+    }
+    const idle = `rank ${this.meta.row_rank[row]} is idle for ${asSeconds(to - from)}, from ${asSeconds(from)} to ${asSeconds(to)}`;
+    this.tip([this.hover.words || idle]);
+  }
+
+  hoverBox(box) {
+    if (this.hover.box !== box) {
+      this.dropQuestion();
+      this.hover = { box, gap: null, chain: [] };
+      this.refreshOver();
+    }
+    this.tip(describeBox(this.data, this.meta, box));
+  }
+
+  hoverNothing() {
+    hideTip(this.parts);
+    if (this.hover.box < 0 && !this.hover.gap) return;
+    this.dropQuestion();
+    this.hover = { box: -1, gap: null, chain: [] };
+    this.refreshOver();
+  }
+
+  dropQuestion() {
+    clearTimeout(this.timers.why);
+    this.askedWhy = -1;
+  }
+
+  tip(lines) {
+    if (this.pointer) showTip(this.parts, lines, this.pointer.x, this.pointer.y);
+  }
+
+  // ---- selecting
+
+  select(box, { tell = true, again = -1 } = {}) {
+    const row = box >= 0 ? this.data.of[box] : -1;
+    const words = again >= 0 && again === row ? this.followed.words : "";
+    this.followed = { box, before: [], after: [], words };
+    if (tell) {
+      this.model.set("selected", row);
+      this.model.save_changes();
+    }
+    this.askedLinks = ++this.number;
+    const id = this.askedLinks;
+    const question = { what: "links", row, id, serial: this.meta.serial };
+    if (box >= 0) this.later("links", ASK_AFTER, () => this.model.send(question));
+    else clearTimeout(this.timers.links);
+    this.tellSelected("");
+    this.refresh();
+  }
+
+  tellSelected(sentence) {
+    const { box } = this.followed;
+    const words = box < 0 ? "" : [describeBox(this.data, this.meta, box).join(": "), sentence].filter(Boolean).join(". ");
+    if (this.parts.status.textContent !== words) this.parts.status.textContent = words;
+  }
+
+  step(along, across) {
+    const { data } = this;
+    let box = this.followed.box;
+    if (box < 0) return false;
+    box = along ? alongRow(data, box, along) : acrossRows(data, box, across);
+    this.setShown(revealed(this.shown, data.start[box], data.end[box], this.stop));
+    this.select(box);
+    return true;
+  }
+
+  // Enter: what the pointer is on, else what lies in the middle of the first row that has anything.
+  selectHere() {
+    if (this.hover.box >= 0) return this.select(this.hover.box);
+    if (this.followed.box >= 0) return undefined;
+    const middle = (this.shown[0] + this.shown[1]) / 2;
+    for (let row = 0; row < this.area.rows; row++) {
+      const box = nearestInRow(this.data, row, middle);
+      if (box >= 0) return this.select(box);
+    }
+    return undefined;
+  }
+
+  // ---- hands
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const keys = {
+      "+": () => this.zoom(0.8), "=": () => this.zoom(0.8), "-": () => this.zoom(1.25), _: () => this.zoom(1.25),
+      0: () => this.setShown([0, this.stop]), Home: () => this.setShown([0, this.stop]),
+      c: () => this.toggle("critical_path"), m: () => this.toggle("memory"),
+      Enter: () => this.selectHere(), " ": () => this.selectHere(),
+      Escape: () => (this.followed.box >= 0 ? this.select(-1) : false),
+      ArrowLeft: () => this.step(-1, 0) || this.pan(-0.1), ArrowRight: () => this.step(1, 0) || this.pan(0.1),
+      ArrowUp: () => this.step(0, -1), ArrowDown: () => this.step(0, 1),
+    };
+    const action = keys[event.key];
+    if (!action || action() === false) return; // the page may scroll
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  wheel(event) {
+    const { canvas } = this.parts;
+    if (!(event.ctrlKey || event.metaKey || document.activeElement === canvas)) return; // the page scrolls
+    event.preventDefault();
+    const lines = event.deltaMode === 1 ? 16 : 1;
+    if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) return void this.pan((event.deltaX * lines) / this.area.plot);
+    const factor = Math.exp(Math.max(-0.4, Math.min(0.4, (event.deltaY * lines) / 300)));
+    this.zoom(factor, Math.max(this.shown[0], Math.min(this.shown[1], this.point(event).time)));
+  }
+
+  press(event) {
+    if (event.button !== 0) return;
+    this.pressed = { x: event.clientX, shown: this.shown, moved: false };
+    this.parts.canvas.setPointerCapture(event.pointerId);
+  }
+
+  move(event) {
+    const { pressed } = this;
+    if (!pressed) return this.hoverAt(this.point(event));
+    const by = event.clientX - pressed.x;
+    if (!pressed.moved && Math.abs(by) <= 3) return undefined;
+    pressed.moved = true;
+    this.parts.canvas.classList.add("pl-panning");
+    this.hoverNothing();
+    const seconds = (by / this.area.plot) * (pressed.shown[1] - pressed.shown[0]);
+    return this.setShown(panned(pressed.shown, -seconds, this.stop));
+  }
+
+  release(event) {
+    const { pressed } = this;
+    this.pressed = null;
+    this.parts.canvas.classList.remove("pl-panning");
+    if (pressed && !pressed.moved) this.select(this.point(event).box);
+  }
+
+  // ---- life
+
+  listen() {
+    const { canvas } = this.parts;
+    const hands = {
+      keydown: (e) => this.key(e), pointermove: (e) => this.move(e), pointerdown: (e) => this.press(e),
+      pointerup: (e) => this.release(e), dblclick: () => this.setShown([0, this.stop]),
+      pointerleave: () => this.hoverNothing(),
+      pointercancel: () => (this.pressed = null),
+    };
+    for (const [name, action] of Object.entries(hands)) canvas.addEventListener(name, action);
+    canvas.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
+    const again = () => {
+      this.measure();
+      this.say();
+      this.refresh();
+    };
+    const heard = {
+      "change:_meta": () => this.loadSoon(), "change:_columns": () => this.loadSoon(),
+      "change:view": again, "change:time_stop": again, "change:height": again, "change:memory": again,
+      "change:title": again, "change:compact": again, "change:message": () => this.say(),
+      "change:critical_path": () => {
+        this.askForPath();
+        again();
+      },
+      "change:selected": () => this.selectedElsewhere(),
+      "change:moment": () => this.refreshOver(),
+      "msg:custom": (answer) => this.answered(answer),
+    };
+    for (const [event, action] of Object.entries(heard)) this.model.on(event, action);
+    const resize = new ResizeObserver(() => this.resized(this.parts.stage.clientWidth));
+    resize.observe(this.parts.stage);
+    const themed = new MutationObserver(() => this.later("theme", 50, () => this.themeChanged()));
+    themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
+    return () => {
+      this.ended = true;
+      for (const [event, action] of Object.entries(heard)) this.model.off(event, action);
+      resize.disconnect();
+      themed.disconnect();
+      Object.values(this.timers).forEach(clearTimeout);
+      cancelAnimationFrame(this.frames.base);
+      cancelAnimationFrame(this.frames.over);
+    };
+  }
+
+  selectedElsewhere() {
+    const row = this.model.get("selected");
+    const mine = this.followed.box >= 0 ? this.data.of[this.followed.box] : -1;
+    if (row !== mine) this.select(boxOfRow(this.data, row), { tell: false });
+  }
+
+  themeChanged() {
+    this.theme = readTheme(this.parts.root);
+    this.base.hatch = null;
+    this.refresh();
+  }
+}
+
+function render({ model, el }) {
+  const screen = new TimelineScreen(model, el);
+  const stopListening = screen.listen();
+  const showStatic = hideStatic(el, model);
+  return () => {
+    stopListening();
+    showStatic();
+  };
+}
+
+export default { render };

@@ -1,0 +1,111 @@
+// The parts of a timeline besides its canvas: title, buttons, legend, what is said. Text is only ever set as text.
+
+function partElement(tag, className, text = "") {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text) element.textContent = text;
+  return element;
+}
+
+function partButton(label, title, action, pressed) {
+  const button = partElement("button", "pl-button", label);
+  button.type = "button";
+  button.title = title;
+  if (pressed !== undefined) button.setAttribute("aria-pressed", String(pressed));
+  else button.setAttribute("aria-label", title);
+  button.addEventListener("click", action);
+  return button;
+}
+
+// Everything around the canvas, in reading order. `actions` is what the buttons do.
+export function makeParts(actions) {
+  const root = partElement("div", "pipelab pl-timeline");
+  // Keys pressed in here are ours: JupyterLab's own shortcuts would turn the cell into a heading.
+  root.dataset.lmSuppressShortcuts = "true";
+  const title = partElement("div", "pl-title");
+  const tools = partElement("div", "pl-tools");
+  tools.setAttribute("role", "toolbar");
+  tools.setAttribute("aria-label", "timeline");
+  const path = partButton("Critical path", "Mark the actions that make the step as long as it is (c)", actions.path, false);
+  const memory = partButton("Memory", "Show what each rank holds over time (m)", actions.memory, false);
+  tools.append(
+    partButton("\u2212", "Zoom out (-)", actions.zoomOut),
+    partButton("+", "Zoom in (+)", actions.zoomIn),
+    partButton("All", "Show all of the step (0)", actions.all),
+    path,
+    memory,
+  );
+  const head = partElement("div", "pl-head");
+  head.append(title, tools);
+  const stage = partElement("div", "pl-stage");
+  const canvas = partElement("canvas", "pl-canvas");
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  const over = partElement("canvas", "pl-over");
+  over.setAttribute("aria-hidden", "true");
+  const tip = partElement("div", "pl-tip");
+  tip.setAttribute("aria-hidden", "true"); // the same words are read from the status line by those who use keys
+  stage.append(canvas, over, tip);
+  const alert = partElement("div", "pl-alert");
+  alert.setAttribute("role", "alert");
+  const status = partElement("div", "pl-status");
+  status.setAttribute("role", "status");
+  status.setAttribute("aria-live", "polite");
+  const hint = partElement("div", "pl-hint");
+  const legend = partElement("div", "pl-legend");
+  root.append(head, stage, legend, status, hint, alert);
+  return { root, title, tools, path, memory, stage, canvas, over, tip, alert, status, hint, legend };
+}
+
+export const HINT =
+  "Hover over an action or a gap; click an action to follow its micro-batch. With the focus here: wheel or + and \u2212 zoom, " +
+  "arrows move, Enter selects, Escape lets go, 0 shows all, c critical path, m memory.";
+
+export function fillTitle(parts, lines) {
+  parts.title.replaceChildren(...lines.map((line, n) => partElement("div", n ? "pl-subtitle" : "pl-headline", line)));
+}
+
+// What the colours mean; only those that occur.
+export function fillLegend(parts, meta, { path }) {
+  const entries = meta.legend.map(([name, colour]) => legendEntry(name, (swatch) => (swatch.style.background = colour)));
+  entries.push(legendEntry("idle", (swatch) => swatch.classList.add("pl-swatch-idle")));
+  if (meta.underlined) entries.push(legendEntry("underlined: a rank's later stage", null));
+  if (meta.predicted) entries.push(legendEntry("outline: predicted", (swatch) => swatch.classList.add("pl-swatch-outline")));
+  if (path) {
+    entries.push(legendEntry("critical path", (swatch) => {
+      swatch.classList.add("pl-swatch-line");
+      swatch.style.background = meta.colours.path;
+      swatch.style.borderColor = meta.colours.edge;
+    }));
+  }
+  if (meta.memory) entries.push(legendEntry("memory", (swatch) => (swatch.style.background = meta.colours.memory)));
+  parts.legend.replaceChildren(...entries);
+}
+
+function legendEntry(name, paint) {
+  const entry = partElement("span", "pl-legend-entry");
+  if (paint) {
+    const swatch = partElement("span", "pl-swatch");
+    paint(swatch);
+    entry.append(swatch);
+  }
+  entry.append(document.createTextNode(name));
+  return entry;
+}
+
+// Words beside the pointer, kept inside the picture.
+export function showTip(parts, lines, x, y) {
+  const { tip, stage } = parts;
+  tip.replaceChildren(...lines.filter(Boolean).map((line, n) => partElement("div", n ? "" : "pl-tip-name", line)));
+  tip.style.visibility = "visible";
+  tip.style.maxWidth = `${Math.min(440, Math.max(160, stage.clientWidth - 16))}px`;
+  const right = stage.clientWidth - tip.offsetWidth - 4;
+  tip.style.left = `${Math.max(0, Math.min(x + 14, right))}px`;
+  // Below the pointer; above it where it would leave the picture.
+  const below = y + 18;
+  tip.style.top = `${below + tip.offsetHeight > stage.clientHeight && y - tip.offsetHeight - 8 >= 0 ? y - tip.offsetHeight - 8 : below}px`;
+}
+
+export function hideTip(parts) {
+  parts.tip.style.visibility = "hidden";
+}
