@@ -40,6 +40,7 @@ class Shown(T.HasTraits):
     """
 
     _static_tail = T.Unicode("").tag(sync=True)
+    comm: Any
 
     @property
     def text(self) -> str:
@@ -86,8 +87,15 @@ class Shown(T.HasTraits):
                 part._announce(tail)
 
     def _live(self) -> dict[str, Any]:
+        if self.comm is None:  # closed
+            return {}
         bundle: dict[str, Any] = W.DOMWidget._repr_mimebundle_(self)  # type: ignore[arg-type]
         return {LIVE: bundle[LIVE], "text/plain": ""} if LIVE in bundle else {}
+
+    def close(self) -> None:
+        """Drop the live widget; the picture can still be shown."""
+        super().close()  # type: ignore[misc]
+        self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets hides what is closed
 
     def _repr_mimebundle_(self, **_: Any) -> Bundle:
         """Everything in one, for those who ask for a representation rather than to be shown."""
