@@ -39,6 +39,17 @@ _SETTINGS = (
     "compact",
     "height",
 )
+_SCRIPTS = (
+    "geometry.js",
+    "shown.js",
+    "timeline_sheet.js",
+    "timeline_axis.js",
+    "timeline_paint.js",
+    "timeline_over.js",
+    "timeline_parts.js",
+    "timeline_hands.js",
+    "timeline.js",
+)
 _PACKED = ("trace", "predicted", "memory", "memory_limit")
 """What the columns are made of: another one of these, and they are sent anew."""
 
@@ -84,7 +95,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
         >>> view.close()
     """
 
-    _esm = esm("geometry.js", "shown.js", "timeline_paint.js", "timeline_parts.js", "timeline.js")
+    _esm = esm(*_SCRIPTS)
     _css = css("base.css", "timeline.css")
 
     _columns = T.Bytes(b"").tag(sync=True)

@@ -1,11 +1,14 @@
 // The live timeline: takes the columns from the kernel, draws them, and asks the kernel why where somebody points.
 import {
-  acrossRows, alongRow, asSeconds, boxOfRow, describeBox, gapAt, hitBox, layoutOf, leastSpan, loadColumns, nameOf,
-  nearestInRow, panned, plainText, revealed, rowAt, shownOf, timeToX, viewOf, xToTime, zoomed,
+  acrossRows, alongRow, asSeconds, boxOfRow, describeBox, gapAt, hitBox, layoutOf, leastSpan, loadColumns, nearestInRow,
+  panned, plainText, revealed, rowAt, shownOf, viewOf, xToTime, zoomed,
 } from "./geometry.js";
 import { hideStatic } from "./shown.js";
-import { Sheet, paintBase, paintOver, readTheme } from "./timeline_paint.js";
+import { handsOf } from "./timeline_hands.js";
+import { paintOver } from "./timeline_over.js";
+import { paintBase } from "./timeline_paint.js";
 import { HINT, fillLegend, fillTitle, hideTip, makeParts, showTip } from "./timeline_parts.js";
+import { FONT, Sheet, readTheme } from "./timeline_sheet.js";
 
 const ASK_AFTER = 60; // ms of rest before the kernel is asked: a hand on its way asks nothing
 const SAVE_AFTER = 120; // ms: the kernel hears of a zoom once it has settled
@@ -17,7 +20,7 @@ class TimelineScreen {
     this.parts = makeParts({
       zoomIn: () => this.zoom(0.6),
       zoomOut: () => this.zoom(1 / 0.6),
-      all: () => this.setShown([0, this.stop]),
+      all: () => this.showAll(),
       path: () => this.toggle("critical_path"),
       memory: () => this.toggle("memory"),
     });
@@ -75,7 +78,7 @@ class TimelineScreen {
     const { meta } = this;
     const width = this.width || this.parts.stage.clientWidth || 800;
     const ctx = this.base.ctx;
-    ctx.font = "12px system-ui, sans-serif";
+    ctx.font = `12px ${FONT}`;
     const widest = Math.max(40, ...this.labels.map((label) => ctx.measureText(label).width));
     const strips = meta.memory && this.model.get("memory") ? meta.memory.labels.length : 0;
     const peaks = strips ? Math.max(...meta.memory.peaks.map((peak) => ctx.measureText(`peak ${peak}`).width)) + 12 : 12;
@@ -202,6 +205,10 @@ class TimelineScreen {
     this.setShown(panned(this.shown, share * (this.shown[1] - this.shown[0]), this.stop));
   }
 
+  showAll() {
+    this.setShown([0, this.stop]);
+  }
+
   toggle(name) {
     this.model.set(name, !this.model.get(name));
     this.model.save_changes();
@@ -319,72 +326,19 @@ class TimelineScreen {
     return undefined;
   }
 
-  // ---- hands
-
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const keys = {
-      "+": () => this.zoom(0.8), "=": () => this.zoom(0.8), "-": () => this.zoom(1.25), _: () => this.zoom(1.25),
-      0: () => this.setShown([0, this.stop]), Home: () => this.setShown([0, this.stop]),
-      c: () => this.toggle("critical_path"), m: () => this.toggle("memory"),
-      Enter: () => this.selectHere(), " ": () => this.selectHere(),
-      Escape: () => (this.followed.box >= 0 ? this.select(-1) : false),
-      ArrowLeft: () => this.step(-1, 0) || this.pan(-0.1), ArrowRight: () => this.step(1, 0) || this.pan(0.1),
-      ArrowUp: () => this.step(0, -1), ArrowDown: () => this.step(0, 1),
-    };
-    const action = keys[event.key];
-    if (!action || action() === false) return; // the page may scroll
-    event.preventDefault();
-    event.stopPropagation();
-  }
-
-  wheel(event) {
-    const { canvas } = this.parts;
-    if (!(event.ctrlKey || event.metaKey || document.activeElement === canvas)) return; // the page scrolls
-    event.preventDefault();
-    const lines = event.deltaMode === 1 ? 16 : 1;
-    if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) return void this.pan((event.deltaX * lines) / this.area.plot);
-    const factor = Math.exp(Math.max(-0.4, Math.min(0.4, (event.deltaY * lines) / 300)));
-    this.zoom(factor, Math.max(this.shown[0], Math.min(this.shown[1], this.point(event).time)));
-  }
-
-  press(event) {
-    if (event.button !== 0) return;
-    this.pressed = { x: event.clientX, shown: this.shown, moved: false };
-    this.parts.canvas.setPointerCapture(event.pointerId);
-  }
-
-  move(event) {
-    const { pressed } = this;
-    if (!pressed) return this.hoverAt(this.point(event));
-    const by = event.clientX - pressed.x;
-    if (!pressed.moved && Math.abs(by) <= 3) return undefined;
-    pressed.moved = true;
-    this.parts.canvas.classList.add("pl-panning");
-    this.hoverNothing();
-    const seconds = (by / this.area.plot) * (pressed.shown[1] - pressed.shown[0]);
-    return this.setShown(panned(pressed.shown, -seconds, this.stop));
-  }
-
-  release(event) {
-    const { pressed } = this;
-    this.pressed = null;
-    this.parts.canvas.classList.remove("pl-panning");
-    if (pressed && !pressed.moved) this.select(this.point(event).box);
+  letGo() {
+    if (this.followed.box < 0) return false;
+    this.select(-1);
+    return true;
   }
 
   // ---- life
 
   listen() {
     const { canvas } = this.parts;
-    const hands = {
-      keydown: (e) => this.key(e), pointermove: (e) => this.move(e), pointerdown: (e) => this.press(e),
-      pointerup: (e) => this.release(e), dblclick: () => this.setShown([0, this.stop]),
-      pointerleave: () => this.hoverNothing(),
-      pointercancel: () => (this.pressed = null),
-    };
-    for (const [name, action] of Object.entries(hands)) canvas.addEventListener(name, action);
-    canvas.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
+    for (const [name, action] of Object.entries(handsOf(this))) {
+      canvas.addEventListener(name, action, { passive: false });
+    }
     const again = () => {
       this.measure();
       this.say();
