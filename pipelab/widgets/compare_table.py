@@ -1,0 +1,97 @@
+"""Under the timelines of a CompareView: their numbers in a table, each with its difference to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets as T
+
+from pipelab.core.comparison import Comparison
+from pipelab.core.differences import Measure, measures
+from pipelab.core.quantities import counted
+from pipelab.core.trace import COMPUTE, Trace
+from pipelab.plots.palette import LEGEND, OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
+from pipelab.plots.wording import literal
+from pipelab.widgets.assets import css, esm
+from pipelab.widgets.timeline_columns import plain
+
+_FIRST = "the first: others are told against it"
+
+
+class CompareTable(anywidget.AnyWidget):
+    """A table and a legend; a button in each row wishes it away.
+
+    Attributes:
+        table: what is seen, as `compare_table` makes it.
+        alert: a refusal or an error; "" when all is well.
+
+    Args:
+        remove: called with the number of a row when a person presses its button.
+    """
+
+    _esm = esm("compare.js")
+    _css = css("base.css", "compare.css")
+
+    table = T.Dict().tag(sync=True)
+    alert = T.Unicode("").tag(sync=True)
+
+    def __init__(self, remove: Callable[[int], None]) -> None:
+        super().__init__()
+        self._remove = remove
+        self.on_msg(self._asked)
+
+    def show(self, traces: Sequence[Trace], comparison: Comparison) -> None:
+        """Show other numbers, in one message."""
+        with self.hold_sync():
+            self.table, self.alert = compare_table(traces, comparison), ""
+
+    def _asked(self, _: object, content: Mapping[str, Any], __: object) -> None:
+        if isinstance(content, Mapping) and content.get("what") == "remove":
+            row = content.get("row")
+            if type(row) is int and 0 <= row < len(self.table["rows"]):
+                self._remove(row)
+
+
+def compare_table(traces: Sequence[Trace], comparison: Comparison) -> dict[str, Any]:
+    """What the front end shows of some runs: texts, ready to be laid out."""
+    found = measures(comparison)
+    rows = [
+        {
+            "name": plain(literal(trace.label)),
+            "about": _about(trace),
+            "cells": [_cell(measure, k) for measure in found],
+            "remark": _FIRST if k == 0 and len(traces) > 1 else "",
+        }
+        for k, trace in enumerate(traces)
+    ]
+    return {
+        "columns": [measure.name for measure in found],
+        "rows": rows,
+        "legend": [[*LEGEND[paint]] for paint in sorted(_paints(traces))],
+        "removable": len(traces) > 1,
+    }
+
+
+def _cell(measure: Measure, k: int) -> dict[str, Any]:
+    return {"text": measure.texts[k], "change": measure.change_texts[k], "best": measure.is_best[k]}
+
+
+def _about(trace: Trace) -> str:
+    microbatches = counted(trace.schedule.num_microbatches, "micro-batch", "micro-batches")
+    return f"{counted(trace.num_ranks, 'rank')}, {microbatches}, {trace.clock} clock"
+
+
+def _paints(traces: Sequence[Trace]) -> set[int]:
+    """Which colours the timelines have."""
+    found = set[int]()
+    for trace in traces:
+        computed = np.unique(trace.kind[trace.lane == trace.lanes.index(COMPUTE)])
+        if OVERLAP_CODE in computed:  # its members are painted, each by its own kind
+            computed = np.unique(trace.schedule.table.kind)
+        found |= set(PAINT_OF_CODE[computed].tolist())
+        if (trace.lane > 0).any():
+            found.add(OTHER_PAINT)
+    return found

@@ -1,0 +1,96 @@
+// The numbers of several runs, each with its difference to the first, and what the colours of their timelines mean.
+
+function compareElement(tag, className, attributes = {}, text = "") {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.textContent = text;
+  return element;
+}
+
+function compareLegend(entries) {
+  const legend = compareElement("div", "pl-compare-legend", { role: "note", "aria-label": "Colours" });
+  for (const [name, colour] of [...entries, ["idle", null]]) {
+    const entry = compareElement("span", "pl-compare-colour");
+    const swatch = compareElement("span", colour ? "pl-compare-swatch" : "pl-compare-swatch pl-compare-idle");
+    if (colour) swatch.style.background = colour;
+    entry.append(swatch, name);
+    legend.append(entry);
+  }
+  return legend;
+}
+
+function compareHead(columns, removable) {
+  const row = compareElement("tr", "");
+  row.append(compareElement("th", "pl-compare-name", { scope: "col" }, "run"));
+  for (const name of columns) row.append(compareElement("th", "pl-compare-number", { scope: "col", colspan: "2" }, name));
+  if (removable) row.append(compareElement("td", ""));
+  const head = compareElement("thead", "");
+  head.append(row);
+  return head;
+}
+
+function compareName(row, number) {
+  const cell = compareElement("th", "pl-compare-name", { scope: "row" });
+  const name = compareElement("span", "pl-compare-label", { title: row.name }, `${number + 1}. ${row.name}`);
+  cell.append(name, compareElement("span", "pl-compare-about", {}, row.about));
+  return cell;
+}
+
+function compareNumber({ text, change, best }, remark) {
+  const value = compareElement("td", "pl-compare-number pl-compare-value", {}, text || "unknown");
+  if (!text) value.classList.add("pl-compare-unknown");
+  const beside = compareElement("td", "pl-compare-number pl-compare-change", {}, change || (text && remark ? "first" : ""));
+  if (!change && remark) beside.title = remark;
+  if (best) beside.append(" ", compareElement("span", "pl-compare-best", {}, "best"));
+  return [value, beside];
+}
+
+function compareRemove(model, row, number) {
+  const label = `Remove ${row.name}`;
+  const button = compareElement("button", "pl-button", { type: "button", "aria-label": label, title: label }, "×");
+  button.addEventListener("click", () => model.send({ what: "remove", row: number }));
+  const cell = compareElement("td", "pl-compare-remove");
+  cell.append(button);
+  return cell;
+}
+
+function compareRender({ model, el }) {
+  el.classList.add("pipelab", "pl-compare");
+  const alert = compareElement("div", "pl-alert", { role: "alert" });
+  const frame = compareElement("div", "pl-compare-frame");
+  el.append(alert, frame);
+
+  function show() {
+    const { columns, rows, legend, removable } = model.get("table");
+    const table = compareElement("table", "pl-compare-table");
+    table.append(compareElement("caption", "pl-aloud", {}, "Runs compared with the first"), compareHead(columns, removable));
+    const body = compareElement("tbody", "");
+    rows.forEach((row, number) => {
+      const line = compareElement("tr", "");
+      line.append(compareName(row, number), ...row.cells.flatMap((cell) => compareNumber(cell, row.remark)));
+      if (removable) line.append(compareRemove(model, row, number));
+      body.append(line);
+    });
+    table.append(body);
+    const focused = [...frame.querySelectorAll("button")].indexOf(document.activeElement);
+    frame.replaceChildren(compareLegend(legend), table);
+    // Whoever removes by keyboard stays in the table.
+    if (focused >= 0) [...frame.querySelectorAll("button")].slice(0, focused + 1).pop()?.focus();
+  }
+
+  function say() {
+    alert.textContent = model.get("alert");
+  }
+
+  model.on("change:table", show);
+  model.on("change:alert", say);
+  show();
+  say();
+  return () => {
+    model.off("change:table", show);
+    model.off("change:alert", say);
+  };
+}
+
+export default { render: compareRender };
