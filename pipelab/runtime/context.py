@@ -100,6 +100,10 @@ class StepContext:
     def activate(self, stage: int, microbatch: int) -> None:
         self._cut_model.streams[stage].activate(microbatch)
 
+    def place(self, stage: int, thread: int) -> None:
+        """Lets a thread that sleeps wake where the stage runs."""
+        self._cut_model.streams[stage].place(thread)
+
     def device(self, stage: int) -> torch.device | None:
         """The device of a stage; None when all stages share one and nothing ever moves."""
         return None if self._cut_model.same_device else self._cut_model.devices[stage]

@@ -181,9 +181,10 @@ class Execution:
 
     def _start(self, pool: ThreadPool) -> int:
         """Starts the workers; returns how many there are, fewer if the system has no more threads: then they stop."""
-        for number in range(len(self._orders)):
+        for number, order in enumerate(self._orders):
             try:
-                pool.run(lambda number=number: self._work(number))  # type: ignore[misc]
+                place = self._ranks[order[0].rank].place if order else None
+                pool.run(lambda number=number: self._work(number), place)  # type: ignore[misc]
             except BaseException as error:
                 self._errors.append(error)
                 self.stop()

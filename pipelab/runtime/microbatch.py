@@ -97,6 +97,7 @@ class MicroBatch:
         self._turn: Any = None
         self._in_checkpoint = False
         self._woken = 0.0
+        self._thread = 0  # the system's number of the forward's thread
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._done.acquire()
@@ -116,8 +117,10 @@ class MicroBatch:
         if self.finished or self._pending != stage:
             return
         if not self._started:
-            self.context.pool.run(self._run)
+            self.context.pool.run(self._run, lambda thread: self.context.place(stage, thread))
             self._started = True
+        elif self._thread:
+            self.context.place(stage, self._thread)
         with contextlib.suppress(RuntimeError):  # `cancel` was faster
             self._go.release()
         self._done.acquire()
@@ -154,6 +157,7 @@ class MicroBatch:
     # -- in the micro-batch's own thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._thread = threading.get_native_id()
         self._go.acquire()
         context = self.context
         try:

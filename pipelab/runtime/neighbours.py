@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from pipelab.errors import PipelabError, annotate
 from pipelab.runtime.inputs import Batch
 from pipelab.runtime.loss import loss_call
 from pipelab.runtime.loss_weights import Weight
+from pipelab.runtime.rank_device import RankDevice
 
 
 class Neighbours:
     """Threads that run forward and backward of a copy of a model each, over and over, from `begin` to `end`.
 
     Args:
-        count: how many threads.
+        ranks: whose places they take, a thread each.
         model: what is copied. The copies are in evaluation mode: what they drew would be missing elsewhere.
         loss_fn: as for `Pipeline`.
         threads: intra-op threads of each.
@@ -30,10 +31,11 @@ class Neighbours:
     """
 
     def __init__(
-        self, count: int, model: nn.Module, loss_fn: Callable[..., Any] | None, threads: int
+        self, ranks: Sequence[RankDevice], model: nn.Module, loss_fn: Callable[..., Any] | None, threads: int
     ) -> None:
+        self._ranks = ranks
         try:
-            self._copies = [copy.deepcopy(model).eval() for _ in range(count)]
+            self._copies = [copy.deepcopy(model).eval() for _ in ranks]
         except Exception as error:
             raise PipelabError(
                 f"The model cannot be copied ({type(error).__name__}: {error}), so there is nothing to run beside it. "
@@ -53,9 +55,9 @@ class Neighbours:
         """
         self.end()
         self._stop.clear()
-        for model in self._copies:
+        for rank, model in zip(self._ranks, self._copies, strict=True):
             call = loss_call(model, self._loss_fn, batch, 0, weight, [torch.device("cpu")])
-            thread = threading.Thread(target=self._train, args=(model, call), daemon=True)
+            thread = threading.Thread(target=self._train, args=(rank, model, call), daemon=True)
             self._running.append(thread)
             thread.start()
 
@@ -81,9 +83,10 @@ class Neighbours:
             finally:
                 del error  # or it and this frame would keep each other alive
 
-    def _train(self, model: nn.Module, call: Callable[[Callable[[], int]], Any]) -> None:
+    def _train(self, rank: RankDevice, model: nn.Module, call: Callable[[Callable[[], int]], Any]) -> None:
         try:
             torch.set_num_threads(self._intra_op)
+            rank.activate()
             while not self._stop.is_set():
                 model.zero_grad()
                 root = call(lambda: 0).root

@@ -20,7 +20,7 @@ from pipelab.errors import MANY, PipelabError, annotate, from_one_to, one_of
 from pipelab.runtime.batch_dims import BatchDims
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
-from pipelab.runtime.devices import resolve
+from pipelab.runtime.devices import cores_of_ranks, resolve
 from pipelab.runtime.inputs import Args, Batch, batch_size, enlarge
 from pipelab.runtime.interception import Cancelled
 from pipelab.runtime.interrupt import Interrupts
@@ -30,7 +30,7 @@ from pipelab.runtime.loss_weights import REDUCTIONS, Weight
 from pipelab.runtime.machine_speed import reference_seconds
 from pipelab.runtime.neighbours import Neighbours
 from pipelab.runtime.preserve import preserved
-from pipelab.runtime.rank_device import rank_devices
+from pipelab.runtime.rank_device import RankDevice, rank_devices
 from pipelab.runtime.requirements import check_model
 from pipelab.runtime.stages import SuspendedStages
 from pipelab.runtime.threads import ThreadPool
@@ -111,8 +111,10 @@ def profile(
     names = layer_names(model, args)
     sizes = sorted({max(1, size // 2), size, 2 * size})
     runs = len(sizes) * (3 * repeats + 2)
-    neighbours = Neighbours(ranks - 1, model, loss_fn, threads)
-    bench = _Bench(model, names, torch.device(name), loss_fn, threads, neighbours)
+    shared = (name,) * ranks
+    own, *others = rank_devices(shared, cores=cores_of_ranks(shared))
+    neighbours = Neighbours(others, model, loss_fn, threads)
+    bench = _Bench(model, names, own, loss_fn, threads, neighbours)
     bench.weight, bench.dims = Weight(per_sample=reduction == "none"), dims
     host_threads = torch.get_num_threads()
     before = reference_seconds(name)
@@ -136,13 +138,13 @@ def profile(
 
 
 class _Bench:
-    """The model cut at every layer, on one device."""
+    """The model cut at every layer, on one rank's device."""
 
     def __init__(
         self,
         model: nn.Module,
         names: tuple[str, ...],
-        device: torch.device,
+        rank: RankDevice,
         loss_fn: Callable[..., Any] | None,
         threads: int,
         neighbours: Neighbours,
@@ -150,9 +152,8 @@ class _Bench:
         check_model(model, Split(list(names[1:])))
         self.model = model
         self._names = names
-        self._device = device
         self._loss_fn = loss_fn
-        (self._rank,) = rank_devices([str(device)])
+        self._rank = rank
         self._pool = ThreadPool()
         self._threads = threads
         self._neighbours = neighbours
@@ -233,7 +234,9 @@ class _Bench:
             cut_model.randomness.end_step()
         if not whole:
             return backward, weight_grad
-        if self._device.type == "cpu":  # without the hand-over between threads, which is no work of a layer
+        if (
+            self._rank.device.type == "cpu"
+        ):  # without the hand-over between threads, which is no work of a layer
             forward = [stages.microbatches[0].seconds.get(layer, 0.0) for layer in range(count)]
         return forward, backward
 

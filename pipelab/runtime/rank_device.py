@@ -31,13 +31,25 @@ class HostTimed:
 
     def activate(self, microbatch: int = 0) -> None:
         """Makes the device current in the calling thread, for what this rank does with a micro-batch."""
-        if self._cores is not None and sys.platform == "linux":
-            with contextlib.suppress(OSError):  # a core was taken from this process meanwhile
-                os.sched_setaffinity(0, self._cores)  # of the calling thread alone
+        self.place(0)
 
-    def active(self) -> contextlib.AbstractContextManager[Any]:
+    def place(self, thread: int) -> None:
+        """Lets a thread run on this rank's cores alone, best before it wakes: 0 for the calling one, else the system's
+        number of a thread of this process."""
+        if self._cores is not None and sys.platform == "linux":
+            with contextlib.suppress(OSError):  # the thread has ended, or a core was taken from this process
+                os.sched_setaffinity(thread, self._cores)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
         """Makes the device current in the calling thread for a while."""
-        return contextlib.nullcontext()
+        before = os.sched_getaffinity(0) if self._cores is not None and sys.platform == "linux" else None
+        self.activate()
+        try:
+            yield
+        finally:
+            if before is not None and sys.platform == "linux":
+                os.sched_setaffinity(0, before)
 
     def wait(self, marks: list[Any]) -> None:
         """What comes next on this device waits for other ranks' marks."""
@@ -100,6 +112,9 @@ class EventTimed:
         torch.cuda.set_stream(stream)
         if self._last is not None and len(self._streams) > 1:
             stream.wait_event(self._last)
+
+    def place(self, thread: int) -> None:
+        """Nothing: the GPU works, not the thread."""
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(self._streams[0])

@@ -24,16 +24,27 @@ class ThreadPool:
     def __init__(self) -> None:
         # Reentrant: the garbage collector may dismiss a dropped pool in one of its own threads, at any moment.
         self._lock = threading.RLock()
-        self._idle: list[queue.SimpleQueue[Job | None]] = []
+        self._idle: list[tuple[queue.SimpleQueue[Job | None], int]] = []
         self._threads: list[tuple[threading.Thread, queue.SimpleQueue[Job | None]]] = []
         self._closed = False
 
-    def run(self, job: Job) -> None:
-        """Starts `job` in an idle thread, or in a new one. A job must not raise."""
+    def run(self, job: Job, place: Callable[[int], None] | None = None) -> None:
+        """Starts `job` in an idle thread, or in a new one. A job must not raise.
+
+        Args:
+            job: what to do.
+            place: called with the system's number of an idle thread before that wakes. A new one runs where its maker
+                does.
+        """
         with self._lock:
             if self._closed:
                 raise RuntimeError("this thread pool is closed")
-            inbox = self._idle.pop() if self._idle else self._new_thread()
+            if self._idle:
+                inbox, number = self._idle.pop()
+                if place is not None:
+                    place(number)
+            else:
+                inbox = self._new_thread()
             inbox.put(job)  # in the lock: what `dismiss` puts there comes after it
 
     def close(self) -> None:
@@ -73,7 +84,7 @@ class ThreadPool:
             job()
             job = None  # an idle thread must not keep the last job's tensors alive
             with self._lock:
-                self._idle.append(inbox)
+                self._idle.append((inbox, threading.get_native_id()))
 
 
 def _lingers(thread: threading.Thread) -> bool:

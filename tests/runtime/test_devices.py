@@ -49,3 +49,26 @@ def test_a_clock_that_is_not_honest_says_why(monkeypatch):
     assert devices.clock_notes(("cpu", "cpu")) == () == devices.clock_notes(VirtualDevices(8))
     assert "3 ranks share 2 CPU cores" in devices.clock_notes(("cpu",) * 3)[0]
     assert "2 ranks share 1 GPUs" in devices.clock_notes(("cuda:0", "cuda:0"))[0]
+
+
+def test_ranks_with_a_core_each_keep_to_it(monkeypatch):
+    pretend(monkeypatch, cores=3)
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: {1, 4, 6}, raising=False)
+    monkeypatch.setattr(devices.os, "sched_setaffinity", lambda *_: None, raising=False)
+    assert devices.cores_of_ranks(("cpu", "cpu", "cpu")) == ({1}, {4}, {6})
+    assert devices.cores_of_ranks(("cpu", "cuda:0", "cpu")) == ({1, 6}, None, {4})
+
+
+@pytest.mark.parametrize(
+    ("cores", "names"),
+    [
+        (2, ("cpu",)),  # a rank alone
+        (2, ("cpu",) * 3),  # more ranks than cores
+        (4, ("cpu", "cpu")),  # operations with threads of their own, which would stay behind
+        (2, ("cuda:0", "cuda:1")),
+        (2, VirtualDevices(2)),
+    ],
+)
+def test_other_ranks_run_wherever_the_system_puts_them(monkeypatch, cores, names):
+    pretend(monkeypatch, cores=cores)
+    assert set(devices.cores_of_ranks(names)) == {None}

@@ -1,11 +1,15 @@
 """How ranks order their work on GPUs, seen without one: what they ask torch for is written down."""
 
 import contextlib
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import pipelab as pp
+from pipelab.runtime.devices import cores_of_ranks
 from pipelab.runtime.rank_device import CopyStreams, EventTimed, HostTimed, rank_devices
 
 
@@ -166,3 +170,34 @@ def test_marks_of_the_host_are_its_clock():
     assert rank.seconds(early) <= rank.seconds(late)
     rank.activate(3)
     rank.wait([early])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says on which cores a thread runs")
+def test_a_thread_keeps_to_the_cores_of_the_rank_it_works_for_and_gets_its_own_back():
+    before = os.sched_getaffinity(0)
+    core = frozenset([max(before)])
+    (rank,) = rank_devices(["cpu"], cores=[core])
+    with rank.active():
+        assert os.sched_getaffinity(0) == core
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says on which cores a thread runs")
+def test_each_stage_runs_on_its_ranks_cores_and_the_callers_thread_where_it_did():
+    class Where(torch.nn.Linear):
+        def forward(self, x):
+            seen.append(os.sched_getaffinity(0))
+            return super().forward(x)
+
+    before, seen = os.sched_getaffinity(0), []
+    model = torch.nn.Sequential(*[Where(4, 4) for _ in range(4)])
+    schedule = pp.schedule("interleaved-1f1b", num_ranks=2, num_microbatches=4, stages_per_rank=2)
+    with pp.Pipeline(model, pp.Split(["1", "2", "3"]), schedule, devices=["cpu", "cpu"]) as pipe:
+        pipe.forward(torch.ones(4, 4))
+        seen.clear()
+        pipe.forward(torch.ones(4, 4))
+    shares = [share or before for share in cores_of_ranks(("cpu", "cpu"))]
+    assert sorted(map(sorted, seen)) == sorted(
+        sorted(shares[stage % 2]) for stage in range(4) for _ in range(4)
+    )
+    assert os.sched_getaffinity(0) == before

@@ -4,6 +4,7 @@ import os
 import queue
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -18,6 +19,18 @@ def test_a_thread_is_used_again():
         pool.run(lambda: (names.add(threading.get_ident()), done.put(None)))
         done.get(timeout=5)
     assert len(pool) <= 2  # the second only if the first was not back in the pool yet
+    pool.close()
+
+
+def test_an_idle_thread_is_placed_before_it_wakes():
+    pool, done, placed = ThreadPool(), queue.SimpleQueue(), []
+    pool.run(lambda: done.put(threading.get_native_id()), placed.append)
+    number = done.get(timeout=5)
+    assert not placed  # a new thread runs where its maker does
+    while not pool._idle:
+        time.sleep(0.001)
+    pool.run(lambda: done.put(list(placed)), placed.append)
+    assert done.get(timeout=5) == [number]
     pool.close()
 
 
