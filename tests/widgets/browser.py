@@ -157,6 +157,7 @@ class Notebook:
 
     Attributes:
         page: Playwright's page.
+        server, name: where its file is.
         errors: what the page's scripts raised.
         foreign: addresses other than the server's that the page asked for; none was answered.
     """
@@ -169,18 +170,52 @@ class Notebook:
         nbformat.write(notebook, server.root / f"{name}.ipynb")
         self.errors: list[str] = []
         self.foreign: list[str] = []
+        self.server, self.name = server, name
         self.page = browser.new_page(viewport={"width": 1280, "height": 1000})
         self.page.set_default_timeout(WAIT)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.route(lambda url: not url.startswith(("data:", "blob:")), self._only_from(server.url))
-        workspace = secrets.token_hex(4)
-        self.page.goto(
-            f"{server.url}/lab/workspaces/{workspace}/tree/{name}.ipynb?reset&token={server.token}"
-        )
+        self._goto()
+        self.run_all(len(cells))
+
+    def _goto(self) -> None:
+        where = f"{self.server.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{self.name}.ipynb"
+        self.page.goto(f"{where}?reset&token={self.server.token}")
         self.page.wait_for_function(READY)
+
+    def run_all(self, cells: int) -> None:
+        """Run every cell and wait for the last of so many."""
         # Not awaited: a promise that never settles would hang evaluate(), which has no limit.
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-        self.page.wait_for_function(ALL_RUN, arg=len(cells))
+        self.page.wait_for_function(ALL_RUN, arg=cells)
+
+    @property
+    def path(self) -> Path:
+        """The notebook's file."""
+        return self.server.root / f"{self.name}.ipynb"
+
+    def save(self) -> bytes:
+        """Save the notebook and return its file."""
+        before = self.path.stat().st_mtime_ns
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('docmanager:save') }")
+        end = time.monotonic() + WAIT / 1000
+        while self.path.stat().st_mtime_ns == before and time.monotonic() < end:
+            time.sleep(0.05)
+        return self.path.read_bytes()
+
+    def reopen(self) -> None:
+        """Open the saved notebook anew, as after a night: its kernel has gone, nothing is run."""
+        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.shutdown() }")
+        self.page.wait_for_timeout(500)
+        self._goto()
+
+    def use_theme(self, name: str) -> None:
+        """Switch JupyterLab to a theme, such as "JupyterLab Dark"."""
+        self.page.evaluate(
+            "theme => { window.jupyterapp.commands.execute('apputils:change-theme', {theme}) }", name
+        )
+        light = "false" if "Dark" in name else "true"
+        self.page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
 
     def _only_from(self, url: str) -> Callable[[Any], None]:
         def route(request: Any) -> None:

@@ -73,6 +73,7 @@ function choicesNumber(model, name, text, hint) {
 export default {
   render({ model, el }) {
     el.classList.add("pipelab", "pl-choices");
+    el.dataset.lmSuppressShortcuts = "true"; // keys pressed in here are ours, not commands of the notebook
     const parts = [choicesMenu(model), ...CHOICES_NUMBERS.map((one) => choicesNumber(model, ...one))];
     const heard = [];
     for (const part of parts) {

@@ -2,6 +2,7 @@
 export default {
   render({ model, el }) {
     el.classList.add("pipelab", "pl-code-box");
+    el.dataset.lmSuppressShortcuts = "true";
     const lines = document.createElement("pre");
     lines.tabIndex = 0; // wide lines scroll, also by keys
     lines.setAttribute("role", "region");
