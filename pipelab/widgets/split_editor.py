@@ -1,0 +1,463 @@
+"""The split editor: layers as bars, and borders between stages that can be dragged, or moved by keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets as T
+
+from pipelab.core.actions import as_index
+from pipelab.core.costs import Costs
+from pipelab.core.profile import Profile
+from pipelab.core.split import Split
+from pipelab.errors import PipelabError
+from pipelab.planning.balance import balance
+from pipelab.planning.presets import by_parameters, equal_count
+from pipelab.plots.stages import describe_stages, plot_stages
+from pipelab.widgets.assets import css, esm
+from pipelab.widgets.markup import error_text
+from pipelab.widgets.shown import Shown
+from pipelab.widgets.split_bars import (
+    BYTES_LEGEND,
+    TIME_LEGEND,
+    StageBars,
+    drawn_profile,
+    layer_columns,
+    stage_bars,
+)
+from pipelab.widgets.split_history import History
+from pipelab.widgets.traits import Refused, check_setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SETTINGS = ("split", "by", "batch_size", "limit")
+_MOST_STAGES_AT_FIRST = 4
+
+_SAME = object()
+"""Left out: what there is stays."""
+
+
+class SplitEditor(Shown, anywidget.AnyWidget):
+    """Layers as bars in a row, and the borders between stages among them, to be moved by hand.
+
+    A bar is as wide as its layer takes long, so the widest stage is the slowest, and it sets the pace. Each border is
+    a slider for mouse, keyboard and screen reader: arrows move it by one layer, Page Up and Page Down by five, Home
+    and End as far as its neighbours allow. Ctrl+Z undoes, Ctrl+Shift+Z redoes; a drag is one step.
+
+    Observers of `split` hear every position that the kernel gets to see, also during a drag. The front end keeps one
+    message under way and of later positions only the newest, so a slow observer is not left with a queue.
+
+    Attributes:
+        profile: costs of the layers.
+        split: the `Split`; set it to one, or to a list of names. Any number of stages will do.
+        by: what the width of a bar is, "time" or "bytes".
+        batch_size: samples in a micro-batch, at which costs are shown.
+        limit: bytes that a stage may take; stages over it are marked. None for no limit.
+        message: the last refusal or error of an observer, "" when all is well.
+
+    Args:
+        profile: costs of the layers.
+        num_stages: how many stages to begin with, balanced; at most four when left out.
+        split: where to begin, instead.
+        batch_size: that of the profile when left out.
+        by, limit: as above.
+
+    Raises:
+        TypeError: something else than a profile, or both `num_stages` and `split`.
+        PipelabError: a split that this profile cannot be cut at, or more stages than layers.
+
+    Example:
+        >>> import pipelab as pp
+        >>> from pipelab.core.profile import Affine
+        >>> from pipelab.widgets.split_editor import SplitEditor
+        >>> names, line = ("embed", "one", "two", "head"), (Affine(1.0), Affine(1.0), Affine(1.0), Affine(9.0))
+        >>> profile = pp.Profile(names, line, line, line, (8,) * 4, line, line, 1, (1, 2), "cpu")
+        >>> editor = SplitEditor(profile, split=["two"])
+        >>> editor.equal_time()
+        >>> editor.split
+        Split(['head'])
+        >>> editor.undo()
+        >>> editor.split, editor.can_undo, editor.can_redo
+        (Split(['two']), False, True)
+        >>> editor.close()
+    """
+
+    _esm = esm("geometry.js", "split_geometry.js", "shown.js", "split_parts.js", "split.js")
+    _css = css("base.css", "split.css")
+
+    _names = T.List().tag(sync=True)
+    _columns = T.Bytes(b"").tag(sync=True)
+    _shown = T.Dict().tag(sync=True)
+    _look = T.Dict().tag(sync=True)
+
+    profile = T.Any(read_only=True)
+    split = T.Any()
+    by = T.Unicode("time").tag(sync=True)
+    batch_size = T.Any()
+    limit = T.Any(None, allow_none=True)
+    message = T.Unicode("", read_only=True).tag(sync=True)
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        num_stages: int | None = None,
+        split: Split | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        by: str = "time",
+        limit: float | None = None,
+    ) -> None:
+        _check_profile(profile)
+        if num_stages is not None and split is not None:
+            raise TypeError("SplitEditor takes num_stages, or a split; a split says how many stages it has.")
+        size = _as_size(profile.batch_size if batch_size is None else batch_size)
+        if split is None:
+            count = min(_MOST_STAGES_AT_FIRST, profile.num_layers) if num_stages is None else num_stages
+            split = balance(profile, count, batch_size=size)
+        self._history = History()
+        self._serial = 0  # of what is shown; a hand that still has hold of something older is not obeyed
+        self._answered = ""
+        self._hand = ""
+        self._given: Sequence[float] | None = None
+        self._given_says = ""
+        self._is_quiet = True  # until all is there
+        super().__init__(_look={"time": TIME_LEGEND, "bytes": BYTES_LEGEND})
+        self.set_trait("profile", profile)
+        self.batch_size, self.by, self.limit, self.split = size, by, limit, split
+        self._is_quiet = False
+        self._show_layers()
+        self._show_stages()
+        self.on_msg(self._asked)
+
+    def show(
+        self,
+        split: Split | Iterable[str] | None = None,
+        *,
+        profile: Profile | None = None,
+        batch_size: int | None = None,
+        limit: float | None | object = _SAME,
+        bytes_per_stage: Sequence[float] | None = None,
+        bytes_say: str = "as given",
+    ) -> None:
+        """Show something else, in one message to the front end and without a word to observers of `split`.
+
+        This is for whoever embeds an editor and holds the split itself. Another split is a step that can be undone,
+        unless the profile is another too.
+
+        Args:
+            split: None leaves it.
+            profile: None leaves it. A profile with other layers needs a split with it.
+            batch_size: samples in a micro-batch; None leaves it.
+            limit: bytes that a stage may take, or None for no limit; left out, it stays.
+            bytes_per_stage: what each stage takes, where that is known better than as weights, gradients and the
+                activations of one micro-batch. It holds until the split changes.
+            bytes_say: what these bytes are of, in a few words.
+
+        Raises:
+            PipelabError: impossible; nothing has changed.
+        """
+        profile = self.profile if profile is None else profile
+        _check_profile(profile)
+        size = self.batch_size if batch_size is None else _as_size(batch_size)
+        new = self.split if split is None else _as_split(split, profile)
+        profile.stages(new)
+        limit = self.limit if limit is _SAME else _as_limit(limit)
+        given = None if bytes_per_stage is None else _as_bytes_per_stage(bytes_per_stage, new)
+        is_other, is_moved = profile is not self.profile, new != self.split
+        with self.hold_sync():
+            with self._quietly():
+                if is_other:
+                    self._history = History()
+                elif is_moved:
+                    self._history.record(self.split, self._hand)
+                old_size = self.batch_size
+                self.set_trait("profile", profile)
+                self.split, self.batch_size, self.limit = new, size, limit
+            self._given, self._given_says = given, bytes_say
+            self._serial += is_other or is_moved
+            if is_other or size != old_size:
+                self._show_layers()
+            self._show_stages()
+
+    # -- moves --------------------------------------------------------------------------------------------------
+
+    def equal_time(self) -> None:
+        """Move the borders to where the slowest stage is fastest (`pp.balance`)."""
+        self.split = balance(self.profile, self.num_stages, batch_size=self.batch_size)
+
+    def balance(self) -> None:
+        """The same as `equal_time`."""
+        self.equal_time()
+
+    def equal_count(self) -> None:
+        """Give all stages as many layers."""
+        self.split = equal_count(self.profile, self.num_stages)
+
+    def by_parameters(self) -> None:
+        """Move the borders to where the stage with the most parameters has as few as can be."""
+        self.split = by_parameters(self.profile, self.num_stages)
+
+    def undo(self) -> None:
+        """Take the last move back; without one, nothing happens."""
+        self._go(self._history.undo)
+
+    def redo(self) -> None:
+        """Make the move again that was taken back; without one, nothing happens."""
+        self._go(self._history.redo)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a move to take back."""
+        return self._history.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a move to make again."""
+        return self._history.can_redo
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages the split has."""
+        return int(self.split.num_stages)
+
+    @property
+    def costs(self) -> Costs:
+        """What each stage costs at `batch_size`."""
+        return self.profile.costs(self.split, batch_size=self.batch_size)  # type: ignore[no-any-return]
+
+    # -- what is shown ------------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """The stages in words."""
+        words = describe_stages(self._drawn, self.split, batch_size=self.batch_size)
+        return f"{words} {self._bars().memory_sentence}"
+
+    def static_figure(self) -> Figure:
+        """The stages as `pp.plot_stages` draws them."""
+        from matplotlib.figure import Figure
+
+        from pipelab.plots.figure import BOTTOM, TITLE_LINE, WIDTH, left_inches, row_inches
+
+        stages = self.num_stages
+        height = row_inches(stages + min(stages, 8))
+        total = BOTTOM + height + 0.12 + 2 * TITLE_LINE
+        left = left_inches([f"stage {stages}"])
+        figure = Figure(figsize=(WIDTH, total))
+        axes = figure.add_axes((left / WIDTH, BOTTOM / total, 1 - (left + 0.6) / WIDTH, height / total))
+        plot_stages(self._drawn, self.split, batch_size=self.batch_size, ax=axes)
+        return figure
+
+    def close(self) -> None:
+        """Drop the widget with its layout; its values stay."""
+        if self.comm is None:
+            return
+        self.on_msg(self._asked, remove=True)
+        layout = self.layout
+        super().close()
+        if layout is not None:
+            layout.close()
+
+    def _bars(self) -> StageBars:
+        return stage_bars(
+            self._drawn,
+            self.split,
+            self.batch_size,
+            limit=self.limit,
+            given=self._given,
+            given_says=self._given_says,
+        )
+
+    def _show_layers(self) -> None:
+        """Send the layers: for another profile or another size of the micro-batch."""
+        self._drawn = drawn_profile(self.profile, self.batch_size)
+        with self.hold_sync():
+            self._names = list(self.profile.layers)
+            self._columns = layer_columns(self._drawn, self.batch_size)
+
+    def _show_stages(self) -> None:
+        """Send the stages, with what the front end has been answered so far."""
+        self._shown = {
+            **self._bars().to_page(),
+            "serial": self._serial,
+            "answered": self._answered,
+            "can_undo": self.can_undo,
+            "can_redo": self.can_redo,
+        }
+
+    # -- changes from code --------------------------------------------------------------------------------------
+
+    @T.validate("split")
+    def _valid_split(self, proposal: Mapping[str, Any]) -> Split:
+        with self._explained():
+            split = _as_split(proposal["value"], self.profile)
+            self.profile.stages(split)
+        return split
+
+    @T.validate("by")
+    def _valid_by(self, proposal: Mapping[str, Any]) -> str:
+        with self._explained():
+            if proposal["value"] not in ("time", "bytes"):
+                raise PipelabError(
+                    f"by is {proposal['value']!r}; bars are as wide as their 'time' or 'bytes'."
+                )
+        return str(proposal["value"])
+
+    @T.validate("batch_size")
+    def _valid_size(self, proposal: Mapping[str, Any]) -> int:
+        with self._explained():
+            return _as_size(proposal["value"])
+
+    @T.validate("limit")
+    def _valid_limit(self, proposal: Mapping[str, Any]) -> float | None:
+        with self._explained():
+            return _as_limit(proposal["value"])
+
+    @T.observe("split", "batch_size", "limit")
+    def _changed(self, change: Mapping[str, Any]) -> None:
+        if change["name"] == "split":
+            if not self._is_going:
+                self._history.record(change["old"], self._hand)
+            self._serial += not self._hand  # the hand that moved it knows where it is
+        if change["name"] != "limit":
+            self._given = None
+        with self.hold_sync():
+            if change["name"] == "batch_size":
+                self._show_layers()
+            self._show_stages()
+
+    _is_going = False
+
+    def _go(self, step: Callable[[Split], Split | None]) -> None:
+        split = step(self.split)
+        if split is None:
+            return
+        self._is_going = True
+        try:
+            self.split = split
+        finally:
+            self._is_going = False
+
+    def notify_change(self, change: Any) -> None:
+        """Tell observers, unless whoever embeds the editor puts it somewhere."""
+        if self._is_quiet and change["name"] in ("split", "batch_size", "limit", "profile"):
+            return
+        super().notify_change(change)
+
+    # -- what the front end asks for ----------------------------------------------------------------------------
+
+    def _asked(self, _: object, content: Mapping[str, Any], __: object) -> None:
+        """Do what a hand did. The answer goes out last: then observers are done, and the next wish may come."""
+        if not isinstance(content, Mapping):
+            return
+        doings: dict[object, Callable[[Mapping[str, Any]], None]] = {
+            "move": self._move,
+            "equal_time": lambda _: self.equal_time(),
+            "equal_count": lambda _: self.equal_count(),
+            "by_parameters": lambda _: self.by_parameters(),
+            "undo": lambda _: self.undo(),
+            "redo": lambda _: self.redo(),
+        }
+        with self.hold_sync():
+            try:
+                if content.get("what") in doings:
+                    doings[content["what"]](content)
+            except PipelabError as error:  # a refusal of the split has been explained; an observer's not
+                self._say(str(error))
+            except Exception as error:
+                self._say(error_text(error))
+            self._answered = str(content.get("id", ""))
+            self._show_stages()
+
+    def _move(self, content: Mapping[str, Any]) -> None:
+        """Borders are where a hand has put them; a cut that stays keeps the name it was given."""
+        hand, starts = str(content.get("hand", "")), content.get("cuts")
+        if content.get("serial") != self._serial or not isinstance(starts, list):
+            return  # of a split that is not shown any more
+        old = [part.start for part in self.profile.stages(self.split)[1:]]
+        kept = dict(zip(old, self.split.cuts, strict=True))
+        layers = self.profile.layers
+        if len(starts) != len(old) or not all(isinstance(n, int) and 0 < n < len(layers) for n in starts):
+            return
+        self._hand = hand
+        try:
+            self.split = Split(kept.get(start, layers[start]) for start in starts)
+        finally:
+            self._hand = ""
+            if content.get("rests"):
+                self._history.rest(self.split)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A refusal is shown, and raised on; success takes the last one away."""
+        try:
+            yield
+        except (PipelabError, TypeError) as error:
+            self._say(str(error))
+            raise error if isinstance(error, TypeError) else Refused(str(error)) from error
+        self._say("")
+
+    def _say(self, message: str) -> None:
+        if message != self.message:
+            self.set_trait("message", message)
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        before, self._is_quiet = self._is_quiet, True
+        try:
+            yield
+        finally:
+            self._is_quiet = before
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check_setting(type(self), name, _SETTINGS)
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        return f"<SplitEditor: {self.split}>"
+
+
+def _check_profile(profile: object) -> None:
+    if not isinstance(profile, Profile):
+        raise TypeError(
+            f"A SplitEditor shows a Profile, not {type(profile).__name__}. Call pp.profile(model, x) first."
+        )
+
+
+def _as_split(split: object, profile: Profile) -> Split:
+    if isinstance(split, Split):
+        return split
+    if isinstance(split, str) or not isinstance(split, Iterable):
+        raise TypeError(
+            f"split must be a Split such as Split([{profile.layers[-1]!r}]), or a list of names, not "
+            f"{type(split).__name__}."
+        )
+    return Split(split)
+
+
+def _as_size(size: int) -> int:
+    count = as_index("batch_size", size)
+    if count < 1:
+        raise PipelabError(f"batch_size is {count}; it must be at least 1.")
+    return count
+
+
+def _as_limit(limit: Any) -> float | None:
+    if limit is not None and (
+        not isinstance(limit, Real) or isinstance(limit, bool) or not 0 < limit < math.inf
+    ):
+        raise PipelabError(f"limit is {limit!r}; give bytes above 0, such as 16 * 2**30, or None.")
+    return limit
+
+
+def _as_bytes_per_stage(values: Sequence[float], split: Split) -> tuple[float, ...]:
+    found = tuple(map(float, values))
+    if len(found) != split.num_stages:
+        raise PipelabError(f"bytes_per_stage has {len(found)} entries for {split.num_stages} stages.")
+    return found
