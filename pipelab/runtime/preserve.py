@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelab.runtime.held import MODULES_OWN, Contents, state_tensors
+from pipelab.runtime.held import MODULES_OWN, Contents, same_values, state_tensors
 from pipelab.runtime.interrupt import Interrupts
 
 _STRUCTURE = ("_parameters", "_modules")
@@ -69,7 +69,7 @@ def preserved(
                 held.put_back()
             with torch.no_grad():
                 for tensor, version, value in values:
-                    if version is None or tensor._version != version:
+                    if version is None or tensor._version != version or not same_values(tensor, value):
                         tensor.copy_(value)
             torch.set_rng_state(cpu_state)
             if gpu_states:

@@ -10,7 +10,7 @@ from pipelab.runtime.chains import first_chain
 from pipelab.runtime.context import StepContext
 from pipelab.runtime.cut_model import CutModel
 from pipelab.runtime.engine import program
-from pipelab.runtime.held import Contents, state_tensors
+from pipelab.runtime.held import Contents, same_values, state_tensors
 from pipelab.runtime.loss import Call
 from pipelab.runtime.runner import Runner
 from pipelab.runtime.stages import SuspendedStages
@@ -36,10 +36,12 @@ def rehearse(runner: Runner, cut_model: CutModel, schedule: Schedule, call: Call
     context = StepContext(cut_model, in_flight, rehearsal=True)
     cells = tuple(replace(cell, rank=used[cell.rank]) for cell in program(rehearsed))
     modules = list(cut_model.model.modules())
-    before = [(module, tensor, tensor._version) for module in modules for tensor in state_tensors(module)]
+    before = [(module, t, t._version, t.clone()) for module in modules for t in state_tensors(module)]
     contents = [(module, Contents(module)) for module in modules]
     runner.execute(rehearsed, cells, SuspendedStages([context], [call], [0]))
     # Whoever has changed it: in the backward its value may be that of a later micro-batch.
-    cut_model.flow.writing.update(module for module, tensor, version in before if tensor._version != version)
+    cut_model.flow.writing.update(
+        module for module, t, version, value in before if t._version != version or not same_values(t, value)
+    )
     cut_model.flow.writing.update(module for module, held in contents if held.changed)
     cut_model.flow.rehearsed = True

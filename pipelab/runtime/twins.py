@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from pipelab.errors import PipelabError
-from pipelab.runtime.held import NUMBERS, has_graph
+from pipelab.runtime.held import NUMBERS, has_graph, same_values
 from pipelab.runtime.kept import OTHERS_STATE
 from pipelab.runtime.loss import loss_modules
 from pipelab.runtime.parameters import add_gradient, has_gradient_hooks
@@ -35,13 +35,14 @@ _HOOKS = (
 
 
 class _Mark(NamedTuple):
-    """A parameter or buffer of a twin as it was when it was brought up to date."""
+    """A parameter or buffer of a twin as it was when it was brought up to date; of a buffer also the user's own."""
 
     name: str
     owner: dict[str, Any]
     key: str
     tensor: Tensor
     version: int
+    buffer: Tensor | None
 
 
 class Twin:
@@ -103,9 +104,16 @@ class Twin:
                 _assign(twin_parameter, parameter)
             twin_parameter.requires_grad_(parameter.requires_grad)
         self._marks = [
-            _Mark(f"{prefix}.{name}" if prefix else name, tensors, name, tensor, tensor._version)
-            for prefix, module in self._named
-            for tensors in (module._parameters, module._buffers)
+            _Mark(
+                f"{prefix}.{name}" if prefix else name,
+                tensors,
+                name,
+                tensor,
+                tensor._version,
+                module._buffers.get(name),
+            )
+            for (prefix, twin), (module, _) in zip(self._named, self._modules, strict=True)
+            for tensors in (twin._parameters, twin._buffers)
             for name, tensor in tensors.items()
             if tensor is not None
         ]
@@ -133,7 +141,11 @@ class Twin:
             trained = isinstance(mark.tensor, nn.Parameter)
             in_place = self._copies or trained  # not of a buffer that is the user's own
             if mark.owner.get(mark.key) is not mark.tensor or (
-                in_place and mark.tensor._version != mark.version
+                in_place
+                and (
+                    mark.tensor._version != mark.version
+                    or (mark.buffer is not None and not same_values(mark.buffer, mark.tensor))
+                )
             ):
                 raise PipelabError(
                     f"The model's forward changes {mark.name!r}, but this schedule runs it on copies of the model, and "

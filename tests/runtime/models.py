@@ -83,3 +83,16 @@ ZOO = {
     "unet": (unet, ["down.1", "bottom", "up.1"]),
     "awkward": (awkward, ["parts.1", "parts.2", "parts.3"]),
 }
+
+
+class OwnStatistics(nn.Module):
+    """A norm that somebody wrote: torch's batch_norm leaves no mark in the version of these buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("variance", torch.ones(4))
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(F.batch_norm(x, self.mean, self.variance, training=self.training))

@@ -1,5 +1,7 @@
 """Stages whose activations are dropped and computed again: the same numbers, fewer bytes, nothing done twice."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import pipelab as pp
-from tests.runtime.models import gpt, resnet
+from tests.runtime.models import OwnStatistics, gpt, resnet
 from tests.zoo.law import Case, assert_law
 from tests.zoo.models import ZOO
 
@@ -74,6 +76,17 @@ def test_batchnorm_counts_each_micro_batch_once():
     pipe = assert_law(recomputed(case), SCHEDULES["1f1b"])
     assert all(f"blocks.{stage} runs again" in pipe.recompute_notes[stage] for stage in range(4))
     assert model.blocks[0].norm1.num_batches_tracked == 3 * 4
+
+
+def test_statistics_of_a_norm_that_somebody_wrote_are_updated_once():
+    x, y = (tensor.float() for tensor in data())
+    model = nn.Sequential(OwnStatistics(), nn.Linear(4, 4), OwnStatistics(), nn.Linear(4, 4))
+    whole = copy.deepcopy(model)
+    for part in x.chunk(4):
+        whole(part)
+    with opened(model, cuts=["2"]) as pipe:
+        pipe.step(x, y)
+    assert all(map(torch.equal, model.buffers(), whole.buffers()))
 
 
 def test_only_the_stages_that_were_named_run_again():

@@ -11,7 +11,7 @@ from torch import nn
 
 import pipelab as pp
 from pipelab.runtime.twins import Twin
-from tests.runtime.models import awkward, gpt, mlp, resnet
+from tests.runtime.models import OwnStatistics, awkward, gpt, mlp, resnet
 
 
 def twin_of(model, copies=True):
@@ -200,6 +200,15 @@ def test_a_buffer_or_weight_changed_in_the_forward_is_noticed():
     twin = twin_of(embedding)
     twin.model(torch.tensor([0]))
     with pytest.raises(pp.PipelabError, match="forward changes 'weight'"):
+        twin.check_unchanged()
+
+
+def test_statistics_that_torch_writes_without_a_mark_are_noticed():
+    twin = twin_of(nn.Sequential(OwnStatistics()))
+    twin.model.eval()(torch.ones(2, 4))
+    twin.check_unchanged()
+    twin.model.train()(torch.ones(2, 4))
+    with pytest.raises(pp.PipelabError, match=r"changes '0\.mean'"):
         twin.check_unchanged()
 
 
