@@ -30,7 +30,7 @@ from pipelab.plots.wording import time_unit
 
 Columns = dict[str, NDArray[Any]]
 
-_COLOURS = {"paints": PAINTS, "inks": INKS, "memory": MEMORY, "path": PATH, "edge": INK}
+_COLOURS = {"paints": [*PAINTS], "inks": [*INKS], "memory": MEMORY, "path": PATH, "edge": INK}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import anywidget
 import numpy as np
 import traitlets as T
 
+from pipelab.core.dependencies import Slots, StageGraph, needs
 from pipelab.core.trace import COMPUTE, Trace
 from pipelab.core.why import Why
 from pipelab.plots.critical_path import describe_path, path_sentence
@@ -339,31 +340,27 @@ class TimelineView(Shown, anywidget.AnyWidget):
 def neighbours(trace: Trace, row: int) -> tuple[list[int], list[int]]:
     """What a cell directly needs, and what directly needs it, as rows of the trace.
 
-    That is what comes from other ranks and goes to them, and on its own rank the other actions of its stage and
-    micro-batch: a backward needs what its forward kept.
-
     Args:
         trace: simulated or measured.
         row: of the trace; a row of another lane than "compute" has none.
     """
-    schedule = trace.schedule
-    if not 0 <= row < schedule.table.num_cells:
+    schedule, table = trace.schedule, trace.schedule.table
+    if not 0 <= row < table.num_cells:
         return [], []
-    across = schedule.predecessors
-    own = np.flatnonzero(
-        (trace.stage[: schedule.table.num_cells] == trace.stage[row])
-        & (trace.microbatch[: schedule.table.num_cells] == trace.microbatch[row])
-    )
-    before = np.union1d(across.needed[across.cell == row], own[own < row])
-    after = np.union1d(across.cell[across.needed == row], own[own > row])
-    return before.tolist(), after.tolist()
+    wanted = needs(table.kind, table.stage, table.microbatch, StageGraph(schedule.placement), schedule.slices)
+    slots = Slots(schedule.placement, schedule.num_microbatches)
+    slots.fill(table)
+    giver = table.cell[slots.givers(wanted.result, wanted.stage, wanted.microbatch)]
+    taker = table.cell[wanted.row]
+    before, after = np.unique(giver[taker == row]), np.unique(taker[giver == row])
+    return before[before != row].tolist(), after[after != row].tolist()
 
 
 def _reason(trace: Trace, row: int) -> str:
     """Why a cell started when it did."""
     if trace.lanes[trace.lane[row]] != COMPUTE or trace.start[row] == trace.end[row]:
         return ""
-    return trace.why(int(trace.rank[row]), float(trace.start[row])).sentence
+    return f"It {trace.why(int(trace.rank[row]), float(trace.start[row])).why[0]}."
 
 
 def _check_predicted(predicted: object, trace: Trace) -> None:

@@ -64,12 +64,12 @@ export function layoutOf({ rows, strips, width, left, right, height }) {
   let row = clamp(Math.floor(ROWS_TOGETHER / Math.max(rows, 1)), LEAST_ROW, TALLEST_ROW);
   let strip = strips ? clamp(Math.floor(ROWS_TOGETHER / strips), 8, TALLEST_ROW) : 0;
   if (height) {
-    const room = Math.max(height - axis - stripsTitle - 4, rows + strips);
+    const room = Math.max(height - axis - stripsTitle - 8, rows + strips);
     const share = strips ? room / (rows + strips) : room / Math.max(rows, 1);
     row = Math.max(1, share);
     strip = strips ? Math.max(1, share) : 0;
   }
-  const top = 4;
+  const top = 6; // room for a frame or a path around the first row
   const stripsTop = top + rows * row + stripsTitle;
   const axisTop = strips ? stripsTop + strips * strip + 2 : top + rows * row + 2;
   return {

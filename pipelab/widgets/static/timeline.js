@@ -36,7 +36,7 @@ class TimelineScreen {
     this.width = 0;
     this.parts.hint.textContent = HINT;
     el.append(this.parts.root);
-    this.theme = readTheme(this.parts.root);
+    this.theme = null; // unknown until the view is in the page
     this.load();
   }
 
@@ -96,8 +96,7 @@ class TimelineScreen {
     const path = this.pathShown();
     const lines = own ? [plainText(own, 110)] : [...meta.title];
     if (path) lines.push(path.sentence);
-    if (meta.overrun) lines.push(`\u25bc ${meta.overrun}`);
-    fillTitle(parts, lines);
+    fillTitle(parts, lines, meta.overrun);
     fillLegend(parts, meta, { path: !!path });
     parts.root.classList.toggle("pl-compact", model.get("compact"));
     parts.path.setAttribute("aria-pressed", String(model.get("critical_path")));
@@ -127,7 +126,7 @@ class TimelineScreen {
     } else if (answer.what === "why" && answer.id === this.askedWhy && this.hover.gap && !answer.error) {
       this.hover.chain = this.boxesOf(answer.rows);
       this.hover.words = answer.sentence;
-      this.tip([answer.sentence]);
+      this.tip(["", answer.sentence]);
       this.refreshOver();
     } else if (answer.what === "links" && answer.id === this.askedLinks && this.followed.box >= 0 && !answer.error) {
       Object.assign(this.followed, { before: this.boxesOf(answer.before), after: this.boxesOf(answer.after) });
@@ -159,7 +158,8 @@ class TimelineScreen {
 
   paint() {
     this.frames.base = 0;
-    if (this.ended) return;
+    if (this.ended || !this.parts.root.isConnected) return; // its width is told as soon as it is in the page
+    this.theme = this.theme || readTheme(this.parts.root);
     const before = performance.now();
     paintBase(this.base, this.look());
     this.paintTop();
@@ -172,7 +172,7 @@ class TimelineScreen {
   paintTop() {
     cancelAnimationFrame(this.frames.over);
     this.frames.over = 0;
-    if (this.ended) return;
+    if (this.ended || !this.theme) return;
     const { hover, followed } = this;
     paintOver(this.top, this.look(), {
       box: hover.box, gap: hover.gap, chain: hover.chain,
@@ -192,13 +192,21 @@ class TimelineScreen {
 
   setShown(shown) {
     this.shown = shown;
+    this.hoverNothing(); // something else lies under the pointer now
     this.model.set("view", viewOf(shown, this.stop)); // views linked to this one follow at once
     this.refresh();
     this.later("save", SAVE_AFTER, () => this.model.save_changes());
   }
 
-  zoom(factor, at = (this.shown[0] + this.shown[1]) / 2) {
+  zoom(factor, at = this.middle()) {
     this.setShown(zoomed(this.shown, factor, at, this.stop, this.least));
+  }
+
+  // What keys and buttons zoom to: the selected action where it is in sight.
+  middle() {
+    const { box } = this.followed;
+    const time = box < 0 ? -1 : (this.data.start[box] + this.data.end[box]) / 2;
+    return time >= this.shown[0] && time <= this.shown[1] ? time : (this.shown[0] + this.shown[1]) / 2;
   }
 
   pan(share) {
@@ -250,7 +258,7 @@ class TimelineScreen {
       this.refreshOver();
     }
     const idle = `rank ${this.meta.row_rank[row]} is idle for ${asSeconds(to - from)}, from ${asSeconds(from)} to ${asSeconds(to)}`;
-    this.tip([this.hover.words || idle]);
+    this.tip(["", this.hover.words || idle]);
   }
 
   hoverBox(box) {
@@ -379,7 +387,7 @@ class TimelineScreen {
   }
 
   themeChanged() {
-    this.theme = readTheme(this.parts.root);
+    this.theme = null;
     this.base.hatch = null;
     this.refresh();
   }

@@ -72,7 +72,7 @@ export function paintStrips(ctx, look) {
     ctx.fillStyle = theme.line;
     ctx.fillRect(area.left, floor, area.plot, 1);
     if (limit > 0) {
-      ctx.strokeStyle = theme.warn;
+      ctx.strokeStyle = theme.ink;
       ctx.lineWidth = 1.5;
       ctx.setLineDash([5, 3]);
       ctx.beginPath();

@@ -12,8 +12,8 @@ export function paintOver(sheet, look, over) {
   ctx.rect(area.left, 0, area.plot, area.axisTop + 1);
   ctx.clip();
   if (over.moment >= 0) paintMoment(ctx, look, over.moment);
-  for (const box of over.before) paintLink(ctx, look, box, over.selected);
-  for (const box of over.after) paintLink(ctx, look, over.selected, box);
+  for (const box of over.before) paintLink(ctx, look, box, over.selected, over.selected);
+  for (const box of over.after) paintLink(ctx, look, over.selected, box, over.selected);
   if (over.chain.length) paintChain(ctx, look, over.chain);
   if (over.gap) frame(ctx, gapRect(look, over.gap), theme.ink, theme.paper, [4, 3]);
   if (over.selected >= 0) frame(ctx, rectOf(over.selected, look), theme.ink, meta.colours.path, []);
@@ -53,9 +53,12 @@ function frame(ctx, [x, y, wide, high], outer, inner, dash) {
 }
 
 // From the end of what gives to the start of what takes.
-function paintLink(ctx, look, giver, taker) {
+function paintLink(ctx, look, giver, taker, selected) {
   const a = rectOf(giver, look);
   const b = rectOf(taker, look);
+  const { path, edge } = look.meta.colours;
+  for (const [box, rect] of [[giver, a], [taker, b]]) if (box !== selected) frame(ctx, rect, path, edge, []);
+  if (look.data.row[giver] === look.data.row[taker] && Math.abs(b[0] - a[0] - a[2]) < 14) return; // they touch
   stroked(ctx, look, () => {
     const [x0, y0] = [a[0] + a[2], a[1] + a[3] / 2];
     const [x1, y1] = [b[0], b[1] + b[3] / 2];
@@ -70,8 +73,8 @@ function paintLink(ctx, look, giver, taker) {
 
 // What a gap waits for, back to what ran when it began.
 function paintChain(ctx, look, chain) {
-  for (const box of chain) frame(ctx, rectOf(box, look), look.meta.colours.path, look.meta.colours.edge, []);
-  for (let k = 0; k + 1 < chain.length; k++) paintLink(ctx, look, chain[k + 1], chain[k]);
+  if (chain.length === 1) frame(ctx, rectOf(chain[0], look), look.meta.colours.path, look.meta.colours.edge, []);
+  for (let k = 0; k + 1 < chain.length; k++) paintLink(ctx, look, chain[k + 1], chain[k], -1);
 }
 
 function stroked(ctx, { meta }, draw, wide) {

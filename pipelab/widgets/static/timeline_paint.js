@@ -1,9 +1,10 @@
 // Draws the boxes of a timeline: one by one where they are wide enough, else as the average of each pixel.
 import { addCoverage, boxOfRow, clamp, firstVisible, isDense, timeToX } from "./geometry.js";
 import { paintAxis, paintRowLabels, paintStripLabels, paintStrips } from "./timeline_axis.js";
-import { FONT, rgbOf } from "./timeline_sheet.js";
+import { FONT, fainter, rgbOf } from "./timeline_sheet.js";
 
-const FAINT = 0.25; // what is not of the selected micro-batch
+const FAINT = 0.22; // what is not of the selected micro-batch
+const WITHIN = 0.7; // of a row's height: what happened, within the frame of what was predicted
 const NARROW = 4; // pixels: narrower boxes have no gap around them, or gaps would wipe them out
 
 // `look` is all that a picture depends on: data, meta, area, shown, theme, number (of the selected micro-batch or -1),
@@ -18,13 +19,13 @@ export function paintBase(sheet, look) {
   ctx.rect(area.left, 0, area.plot, area.axisTop + 1);
   ctx.clip();
   paintIdle(sheet, look);
+  if (look.data.outline_start) paintOutlines(sheet, look);
   const visible = visibleRows(look);
   paintDenseRows(sheet, look, visible.filter((row) => row.dense));
   const sparse = visible.filter((row) => !row.dense);
   paintBoxes(sheet, look, sparse);
-  if (look.number >= 0) paintFollowed(ctx, look, visible.filter((row) => row.dense));
+  if (look.number >= 0) paintFollowed(ctx, look, visible);
   paintNumbers(ctx, look, sparse);
-  if (look.data.outline_start) paintOutlines(sheet, look);
   if (area.strips) paintStrips(ctx, look);
   paintOverruns(ctx, look);
   if (look.path) paintPath(ctx, look);
@@ -79,16 +80,15 @@ function paintIdle(sheet, look) {
 // Every pixel is the average of what happened in it; how idle it was is how much of the hatched band shines through.
 function paintDenseRows(sheet, look, rows) {
   if (!rows.length) return;
-  const { data, meta, area, shown, number } = look;
+  const { data, meta, area, shown } = look;
   const width = Math.max(1, Math.round(area.plot * sheet.ratio));
   const strip = sheet.pixels(width, rows.length);
-  const colours = meta.colours.paints.map(rgbOf);
+  const colours = faintPaints(look).map(rgbOf); // those of the selected micro-batch are drawn over them
   const covered = new Float32Array(colours.length * width);
-  const alpha = number >= 0 ? 255 * FAINT : 255;
   rows.forEach(({ from, to }, line) => {
     covered.fill(0);
     addCoverage(covered, data, from, to, shown, width, 2 * meta.half);
-    mixLine(strip.image.data, line * width * 4, covered, colours, width, alpha);
+    mixLine(strip.image.data, line * width * 4, covered, colours, width);
   });
   strip.ctx.putImageData(strip.image, 0, 0);
   const ctx = sheet.ctx;
@@ -99,7 +99,13 @@ function paintDenseRows(sheet, look, rows) {
   });
 }
 
-function mixLine(pixels, at, covered, colours, width, alpha) {
+// The paints of what is not selected; all are as ever while nothing is.
+function faintPaints({ meta, theme, number }) {
+  const { paints } = meta.colours;
+  return number >= 0 ? paints.map((paint) => fainter(paint, theme.paper, FAINT)) : paints;
+}
+
+function mixLine(pixels, at, covered, colours, width) {
   for (let x = 0; x < width; x++, at += 4) {
     let busy = 0;
     let r = 0;
@@ -117,7 +123,7 @@ function mixLine(pixels, at, covered, colours, width, alpha) {
     pixels[at] = r / busy;
     pixels[at + 1] = g / busy;
     pixels[at + 2] = b / busy;
-    pixels[at + 3] = alpha * Math.min(1, busy);
+    pixels[at + 3] = 255 * Math.min(1, busy);
   }
 }
 
@@ -125,7 +131,7 @@ function mixLine(pixels, at, covered, colours, width, alpha) {
 export function rectOf(box, look) {
   const { data, area, shown, meta } = look;
   const centre = area.top + (data.row[box] + 0.5) * area.row;
-  const scale = area.row >= 5 ? 1 : 0.5 / meta.half;
+  const scale = (area.row >= 5 ? 1 : 0.5 / meta.half) * (data.outline_start && area.row >= 8 ? WITHIN : 1);
   const x = timeToX(data.start[box], shown, area);
   const wide = timeToX(data.end[box], shown, area) - x;
   const y = centre + data.top[box] * scale * area.row;
@@ -135,11 +141,12 @@ export function rectOf(box, look) {
 function paintBoxes(sheet, look, rows) {
   const { data, meta, area, theme, number } = look;
   const ctx = sheet.ctx;
+  const faint = faintPaints(look);
   const dark = theme.isDark ? darkest(meta.colours.paints) : -1;
   // One colour after the other: to change it costs more than to look at a box again.
   for (let paint = 0; paint < meta.colours.paints.length; paint++) {
-    ctx.fillStyle = meta.colours.paints[paint];
-    ctx.strokeStyle = "rgba(255, 255, 255, 0.6)";
+    ctx.fillStyle = faint[paint];
+    ctx.strokeStyle = `rgba(255, 255, 255, ${number >= 0 ? 0.25 : 0.6})`;
     ctx.lineWidth = 1;
     for (const { from, to } of rows) {
       for (let i = from; i < to; i++) {
@@ -148,16 +155,14 @@ function paintBoxes(sheet, look, rows) {
         const left = Math.max(x, area.left - 4);
         const right = Math.min(x + wide, area.left + area.plot + 4);
         const gap = wide > NARROW ? 0.5 : 0;
-        if (number >= 0) ctx.globalAlpha = data.number[i] === number ? 1 : FAINT;
         // Nothing that ran is left out: what takes no time is a line of half a pixel.
         ctx.fillRect(left + gap, y, Math.max(0.5, right - left - 2 * gap), high);
-        if (paint === dark && wide > NARROW && high > 4) {
+        if (paint === dark && wide > 2 * NARROW && high > 4) {
           ctx.strokeRect(left + 1, y + 0.5, right - left - 2, high - 1);
         }
       }
     }
   }
-  ctx.globalAlpha = 1;
 }
 
 function darkest(paints) {
@@ -165,60 +170,70 @@ function darkest(paints) {
   return paints.reduce((best, paint, n) => (level(paint) < level(paints[best]) ? n : best), 0);
 }
 
-// The boxes of the selected micro-batch over averaged rows; they are few.
+// The boxes of the selected micro-batch, over the others; they are few.
 function paintFollowed(ctx, look, rows) {
   const { data, meta, number } = look;
   for (const { from, to } of rows) {
     for (let i = from; i < to; i++) {
       if (data.number[i] !== number) continue;
       const [x, y, wide, high] = rectOf(i, look);
+      const gap = wide > NARROW ? 0.5 : 0;
       ctx.fillStyle = meta.colours.paints[data.paint[i]];
-      ctx.fillRect(x, y, Math.max(1, wide), high);
+      ctx.fillRect(x + gap, y, Math.max(1, wide - 2 * gap), high);
     }
   }
 }
 
-function numberSize(area) {
-  return clamp(Math.round(area.row * 0.46), 8, 13);
-}
+const SMALL = 9; // pixels: numbers in boxes that share their row with others
 
 function paintNumbers(ctx, look, rows) {
-  const { data, meta, area, number } = look;
-  const size = numberSize(area);
-  ctx.font = `${size}px ${FONT}`;
+  const size = clamp(Math.round(look.area.row * 0.46), 8, 13);
   ctx.textAlign = "center";
   ctx.textBaseline = "middle";
-  const digit = ctx.measureText("0").width;
-  let ink = "";
-  for (const { from, to } of rows) {
-    for (let i = from; i < to; i++) {
-      const text = String(data.number[i]);
-      const [x, y, wide, high] = rectOf(i, look);
-      if (wide < digit * text.length + 3 || high < size + 1) continue;
-      const left = Math.max(x, area.left);
-      const right = Math.min(x + wide, area.left + area.plot);
-      if (right - left < digit * text.length + 3) continue;
-      const next = meta.colours.inks[data.paint[i]];
-      if (next !== ink) {
-        ink = next;
-        ctx.fillStyle = ctx.strokeStyle = ink;
-      }
-      if (number >= 0) ctx.globalAlpha = data.number[i] === number ? 1 : FAINT;
-      const middle = (left + right) / 2;
-      ctx.fillText(text, middle, y + high / 2 + 0.5);
-      if (data.later[i] && high >= size + 3) ctx.fillRect(middle - (digit * text.length) / 2, y + high / 2 + size / 2, digit * text.length, 1);
-    }
-  }
-  ctx.globalAlpha = 1;
+  const left = numbersOf(ctx, look, rows, size, null);
+  if (size > SMALL && left.length) numbersOf(ctx, look, [], SMALL, left);
 }
 
-// What was predicted, as frames over what happened; where there are too many, as a line of its own along the row.
+// Numbers of one size where they fit; returns the boxes that are too low for it but not for a smaller one.
+function numbersOf(ctx, look, rows, size, boxes) {
+  const lower = [];
+  ctx.font = `${size}px ${FONT}`;
+  const digit = ctx.measureText("0").width;
+  const state = { ink: "" };
+  for (const box of boxes || []) paintNumber(ctx, look, box, size, digit, state);
+  for (const { from, to } of rows) {
+    for (let i = from; i < to; i++) {
+      if (!paintNumber(ctx, look, i, size, digit, state)) lower.push(i);
+    }
+  }
+  return lower;
+}
+
+// Returns whether the box was high enough.
+function paintNumber(ctx, look, box, size, digit, state) {
+  const { data, meta, area, theme, number } = look;
+  const [x, y, wide, high] = rectOf(box, look);
+  const half = data.bottom[box] - data.top[box] < 1.5 * meta.half;
+  if (high < size + (half ? 0 : 1)) return high < SMALL;
+  const text = String(data.number[box]);
+  const from = Math.max(x, area.left);
+  const to = Math.min(x + wide, area.left + area.plot);
+  const needed = digit * text.length;
+  if (to - from < needed + 3) return true;
+  const others = number >= 0 && data.number[box] !== number;
+  const ink = others ? theme.soft : meta.colours.inks[data.paint[box]];
+  if (ink !== state.ink) state.ink = ctx.fillStyle = ink;
+  const middle = (from + to) / 2;
+  ctx.fillText(text, middle, y + high / 2 + 0.5);
+  if (data.later[box] && high >= size + 3) ctx.fillRect(middle - needed / 2, y + high / 2 + size / 2, needed, 1);
+  return true;
+}
+
+// What was predicted, as frames as high as the row; what happened lies in them, a little lower.
 function paintOutlines(sheet, look) {
   const { data, area, shown, theme } = look;
   const ctx = sheet.ctx;
   const perSecond = area.plot / (shown[1] - shown[0]);
-  ctx.strokeStyle = theme.ink;
-  ctx.lineWidth = 1.25;
   ctx.beginPath();
   for (let i = 0; i < data.outline_start.length; i++) {
     const start = data.outline_start[i];
@@ -227,8 +242,10 @@ function paintOutlines(sheet, look) {
     const wide = (end - start) * perSecond;
     if (wide < 3) continue;
     const [y, high] = bandOf(data.outline_row[i], look);
-    ctx.rect(timeToX(start, shown, area) + 0.5, y - 0.5, wide - 1, high + 1);
+    ctx.rect(timeToX(start, shown, area), y, wide, high); // neighbours share a line
   }
+  ctx.lineWidth = 1.2;
+  ctx.strokeStyle = theme.ink;
   ctx.stroke();
 }
 

@@ -61,8 +61,15 @@ export const HINT =
   "Hover over an action or a gap; click an action to follow its micro-batch. With the focus here: wheel or + and \u2212 zoom, " +
   "arrows move, Enter selects, Escape lets go, 0 shows all, c critical path, m memory.";
 
-export function fillTitle(parts, lines) {
-  parts.title.replaceChildren(...lines.map((line, n) => partElement("div", n ? "pl-subtitle" : "pl-headline", line)));
+export function fillTitle(parts, lines, warning) {
+  const title = lines.map((line, n) => partElement("div", n ? "pl-subtitle" : "pl-headline", unbroken(line)));
+  if (warning) title.push(partElement("div", "pl-overrun", `\u25bc ${unbroken(warning)}`));
+  parts.title.replaceChildren(...title);
+}
+
+// A number and its unit stay on one line.
+function unbroken(line) {
+  return line.replace(/(\d) (?=%|s\b|ms\b|us\b)/g, "$1\u00a0").replace(/(bubble_fraction|takes|at) (?=\d)/g, "$1\u00a0");
 }
 
 // What the colours mean; only those that occur.
@@ -93,10 +100,10 @@ function legendEntry(name, paint) {
   return entry;
 }
 
-// Words beside the pointer, kept inside the picture.
-export function showTip(parts, lines, x, y) {
+// Words beside the pointer, kept inside the picture: a name or "", and what there is to say.
+export function showTip(parts, [name, words], x, y) {
   const { tip, stage } = parts;
-  tip.replaceChildren(...lines.filter(Boolean).map((line, n) => partElement("div", n ? "" : "pl-tip-name", line)));
+  tip.replaceChildren(partElement("div", "pl-tip-name", name), partElement("div", "", unbroken(words)));
   tip.style.visibility = "visible";
   tip.style.maxWidth = `${Math.min(440, Math.max(160, stage.clientWidth - 16))}px`;
   const right = stage.clientWidth - tip.offsetWidth - 4;

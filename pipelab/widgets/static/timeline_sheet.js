@@ -30,6 +30,13 @@ export function rgbOf(colour) {
   return [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
 }
 
+// A colour as it is when most of it is paper: opaque, so that what lies beneath does not shine through.
+export function fainter(colour, paper, share) {
+  const under = (paper.match(/[\d.]+/g) || [255, 255, 255]).map(Number);
+  const mixed = rgbOf(colour).map((level, n) => Math.round(share * level + (1 - share) * under[n]));
+  return `#${mixed.map((level) => level.toString(16).padStart(2, "0")).join("")}`;
+}
+
 // One canvas, its resolution, and what is kept from one painting to the next.
 export class Sheet {
   constructor(canvas) {

@@ -1,0 +1,64 @@
+"""The geometry of the timeline, run by node where node is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelab.core.quantities import as_seconds
+from pipelab.plots.coverage import coverage
+
+HERE = Path(__file__).parent
+GEOMETRY = HERE.parents[1] / "pipelab" / "widgets" / "static" / "geometry.js"
+NODE = shutil.which("node")
+
+pytestmark = pytest.mark.skipif(
+    NODE is None, reason="node is not on PATH; the browser tests use the same script"
+)
+
+
+def node(*arguments: str, folder: Path) -> str:
+    """Run node; geometry.js lies beside as a module, since a package that says "module" is not ours to ask for."""
+    shutil.copy(GEOMETRY, folder / "geometry.under_test.mjs")
+    done = subprocess.run(
+        [str(NODE), *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_geometry_holds(tmp_path):
+    shutil.copy(HERE / "js" / "geometry.test.mjs", tmp_path)
+    output = node("--test", "--test-reporter=tap", "geometry.test.mjs", folder=tmp_path)
+    assert "# fail 0" in output and "# pass 0" not in output
+
+
+def test_seconds_read_as_python_prints_them(tmp_path):
+    values = [0.0, 33.0, 0.0123, 0.9994, 0.9996, 1e-6, 2.5e-7, 999.4, 1234.0, 98765.4, 0.00099951, 7.126]
+    script = f"import * as g from './geometry.under_test.mjs';\
+        console.log(JSON.stringify({json.dumps(values)}.map(g.asSeconds)))"
+    (tmp_path / "seconds.mjs").write_text(script)
+    assert json.loads(node("seconds.mjs", folder=tmp_path)) == [as_seconds(value) for value in values]
+
+
+def test_a_pixel_is_covered_as_matplotlibs_is(tmp_path):
+    import numpy as np
+
+    random = np.random.default_rng(3)
+    edges = np.sort(random.random(2000)) * 50
+    start, end = edges[::2], edges[1::2]
+    expected = coverage(np.zeros(1000, dtype=int), start, end, num_slots=1, width=211, begin=3.0, stop=41.0)[
+        0
+    ]
+    script = f"""import * as g from './geometry.under_test.mjs';
+        const data = {{ start: {start.tolist()}, end: {end.tolist()},
+                        paint: Array(1000).fill(0), top: Array(1000).fill(-0.4), bottom: Array(1000).fill(0.4) }};
+        const into = new Float64Array(211);
+        g.addCoverage(into, data, 0, 1000, [3, 41], 211, 0.8);
+        console.log(JSON.stringify([...into]))"""
+    (tmp_path / "coverage.mjs").write_text(script)
+    np.testing.assert_allclose(json.loads(node("coverage.mjs", folder=tmp_path)), expected, atol=1e-9)
