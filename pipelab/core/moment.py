@@ -99,10 +99,13 @@ class Moment:
 
     def kept_text(self, rank: int) -> str:
         """What a rank holds, with its unit."""
-        value = self.ranks[rank].kept
-        return (
-            as_bytes(value) if self.unit == "bytes" else counted(round(value), "micro-batch", "micro-batches")
-        )
+        return self.amount_text(self.ranks[rank].kept)
+
+    def amount_text(self, value: float) -> str:
+        """So much, in the unit of what ranks hold."""
+        if self.unit == "bytes":
+            return as_bytes(value)
+        return counted(round(value), "micro-batch", "micro-batches")
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         rows = [

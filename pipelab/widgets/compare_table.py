@@ -62,6 +62,7 @@ def compare_table(traces: Sequence[Trace], comparison: Comparison) -> dict[str, 
         {
             "name": plain(literal(trace.label)),
             "about": _about(trace),
+            "clock": f"{trace.clock} clock",
             "cells": [_cell(measure, k) for measure in found],
             "remark": _FIRST if k == 0 and len(traces) > 1 else "",
         }
@@ -81,7 +82,7 @@ def _cell(measure: Measure, k: int) -> dict[str, Any]:
 
 def _about(trace: Trace) -> str:
     microbatches = counted(trace.schedule.num_microbatches, "micro-batch", "micro-batches")
-    return f"{counted(trace.num_ranks, 'rank')}, {microbatches}, {trace.clock} clock"
+    return f"{counted(trace.num_ranks, 'rank')}, {microbatches}"
 
 
 def _paints(traces: Sequence[Trace]) -> set[int]:

@@ -31,7 +31,7 @@ MOST = 8
 """The most runs that are told apart side by side."""
 
 _SETTINGS = ("traces", "view")
-_PAGE = 640  # pixels that all timelines take together, so that they and the table are seen at once
+_PAGE = 560  # pixels that all timelines take together, so that they and the table are seen at once
 _LEAST, _AXIS, _HEADER, _ROW = (
     60,
     38,
@@ -86,8 +86,9 @@ class CompareView(Shown, W.VBox):
         shown = named(traces)
         self._timelines: list[TimelineView] = []
         self._links: list[W.Widget] = []
+        self._stack = W.VBox()  # of its own, or the table would lose the focus with every timeline that goes
         self._table = CompareTable(self._wished_away)
-        super().__init__()
+        super().__init__([self._stack, self._table])
         self.add_class("pipelab")
         self._adopt(shown)
 
@@ -157,8 +158,9 @@ class CompareView(Shown, W.VBox):
         if self.comm is None:
             return
         self._unlink()
-        for part in (*self._timelines, self._table):
-            part.unobserve_all()
+        for timeline in self._timelines:
+            timeline.unobserve_all()
+        for part in (self._stack, self._table):
             close_with_parts(part)
         layout = self.layout
         super().close()
@@ -199,7 +201,7 @@ class CompareView(Shown, W.VBox):
             self._timelines.append(timeline)
         gone = self._timelines[len(traces) :]
         del self._timelines[len(traces) :]
-        self.children = (*self._timelines, self._table)
+        self._stack.children = tuple(self._timelines)
         for timeline in gone:
             timeline.unobserve_all()
             close_with_parts(timeline)

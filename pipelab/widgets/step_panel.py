@@ -73,10 +73,12 @@ def panel_table(moments: Moments, moment: Moment, before: Moment | None) -> dict
         {
             "does": one.does,
             "chips": _chips(moments.trace, one),
-            "until": "" if one.does == DONE else f"until {as_seconds(one.end)}",
-            "words": " ".join([one.sentence, *_meanwhile(one)]),
+            "when": _when(one),
+            "words": _why(one),
+            "sentence": one.sentence,
             "flying": _flights(moment, one),
             "kept": moment.kept_text(one.rank),
+            "most": f"No rank ever keeps more than {moment.amount_text(most)}.",
             "part": one.kept / most if most > 0 else 0.0,
             "is_new": before is not None and _state(one) != _state(before.ranks[one.rank]),
         }
@@ -101,8 +103,18 @@ def _chips(trace: Trace, one: RankMoment) -> list[dict[str, Any]]:
     return [{"name": one.action.removeprefix("the "), "paint": OTHER_PAINT}]
 
 
-def _meanwhile(one: RankMoment) -> list[str]:
-    return [f"Beside it: {', '.join(one.beside)}."] if one.beside else []
+def _when(one: RankMoment) -> str:
+    since = as_seconds(one.start)
+    return f"since {since}" if one.does == DONE else f"{since} to {as_seconds(one.end)}"
+
+
+def _why(one: RankMoment) -> str:
+    """The end of the sentence: its beginning stands in the row already."""
+    reason = one.sentence.partition(": ")[2] or one.sentence
+    words = [reason[:1].upper() + reason[1:]]
+    if one.beside:
+        words.append(f"Meanwhile: {', '.join(one.beside)}.")
+    return " ".join(words)
 
 
 def _flights(moment: Moment, one: RankMoment) -> dict[str, Any]:

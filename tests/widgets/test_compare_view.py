@@ -27,7 +27,8 @@ def view():
 
 
 def timelines(view: CompareView) -> list[TimelineView]:
-    return [part for part in view.children if isinstance(part, TimelineView)]
+    stack, _ = view.children
+    return list(stack.children)
 
 
 def press_remove(view: CompareView, row: object) -> None:
@@ -36,8 +37,7 @@ def press_remove(view: CompareView, row: object) -> None:
 
 def test_there_is_a_small_timeline_for_each_trace_and_a_table_below(view):
     assert [part.trace for part in timelines(view)] == list(view.traces)
-    assert all(part.compact for part in timelines(view))
-    assert view.children[:-1] == tuple(timelines(view))
+    assert all(isinstance(part, TimelineView) and part.compact for part in timelines(view))
 
 
 def test_all_timelines_have_one_time_axis_and_one_height(view):
@@ -49,7 +49,7 @@ def test_all_timelines_have_one_time_axis_and_one_height(view):
 
 def test_eight_timelines_and_two_fit_the_same_page():
     one = trace(8, 8)
-    assert 8 * height_of_each((one,) * 8) < 640 and 2 * height_of_each((one,) * 2) < 640
+    assert 8 * height_of_each((one,) * 8) < 560 and 2 * height_of_each((one,) * 2) < 560
     assert height_of_each((trace(2, 2),) * 2) < height_of_each((one,) * 2)
 
 
@@ -188,7 +188,7 @@ def test_the_table_says_by_how_much_and_which_is_best(view):
     assert re.fullmatch(r"\+\d+\.\d %", third["cells"][0]["change"])
     assert third["cells"][1]["change"].endswith(" points")
     assert [row["cells"][2]["best"] for row in table["rows"]] == [False, True, True]
-    assert second["about"] == "4 ranks, 8 micro-batches, simulated clock"
+    assert (second["about"], second["clock"]) == ("4 ranks, 8 micro-batches", "simulated clock")
     found = measures(view.comparison)
     assert [cell["text"] for cell in third["cells"]] == [measure.texts[2] for measure in found]
 

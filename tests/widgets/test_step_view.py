@@ -161,7 +161,8 @@ def test_a_row_says_what_runs_what_is_waited_for_and_why():
     first, second = table["rows"]
     assert (first["does"], first["chips"]) == ("runs", [{"name": "0F0", "paint": FORWARD_PAINT}])
     assert (second["does"], second["chips"]) == ("waits", [{"name": "1F0", "paint": FORWARD_PAINT}])
-    assert second["words"] == shown.why(1, 0.0).sentence
+    assert second["sentence"] == shown.why(1, 0.0).sentence
+    assert second["words"] == "It needs 0F0 of rank 0." and second["when"] == "0 s to 1 s"
     assert first["flying"] == {"names": ["0"], "count": 1} and second["flying"]["count"] == 0
     assert table["when"].startswith("0 s of ")
 

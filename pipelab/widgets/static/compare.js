@@ -33,7 +33,7 @@ function compareHead(columns, removable) {
 function compareName(row, number) {
   const cell = compareElement("th", "pl-compare-name", { scope: "row" });
   const name = compareElement("span", "pl-compare-label", { title: row.name }, `${number + 1}. ${row.name}`);
-  cell.append(name, compareElement("span", "pl-compare-about", {}, row.about));
+  cell.append(name, ...[row.about, row.clock].map((text) => compareElement("span", "pl-compare-about", {}, text)));
   return cell;
 }
 
@@ -55,11 +55,17 @@ function compareRemove(model, row, number) {
   return cell;
 }
 
+// In a notebook's command mode Enter edits the cell, also from within an output.
+function compareKeepKey(event) {
+  if (event.key === "Enter" || event.key === " ") event.stopPropagation();
+}
+
 function compareRender({ model, el }) {
   el.classList.add("pipelab", "pl-compare");
   const alert = compareElement("div", "pl-alert", { role: "alert" });
   const frame = compareElement("div", "pl-compare-frame");
   el.append(alert, frame);
+  el.addEventListener("keydown", compareKeepKey);
 
   function show() {
     const { columns, rows, legend, removable } = model.get("table");
@@ -88,6 +94,7 @@ function compareRender({ model, el }) {
   show();
   say();
   return () => {
+    el.removeEventListener("keydown", compareKeepKey);
     model.off("change:table", show);
     model.off("change:alert", say);
   };

@@ -10,9 +10,7 @@ function stepElement(tag, className, attributes = {}, text = "") {
   return element;
 }
 
-// ---- the player: one for each model, however many views of it there are; two views must not play twice as fast
-
-const stepPlayers = new WeakMap();
+// ---- the player
 
 function stepPlayer(model) {
   let timer = null;
@@ -84,8 +82,31 @@ function stepPlayer(model) {
 
 // ---- the row of controls
 
+// Drawn, since not every font has these signs.
+const STEP_SIGNS = {
+  first: "M3 3h2v10H3z M13 3v10L6 8z",
+  back: "M12 3v10L5 8z",
+  on: "M4 3v10l7-5z",
+  play: "M4 2v12l10-6z",
+  pause: "M4 2h3v12H4z M9 2h3v12H9z",
+};
+
+function stepSign(name) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  for (const [key, value] of Object.entries({ viewBox: "0 0 16 16", width: "15", height: "15", "aria-hidden": "true" })) {
+    svg.setAttribute(key, value);
+  }
+  const path = document.createElementNS(space, "path");
+  path.setAttribute("d", STEP_SIGNS[name]);
+  path.setAttribute("fill", "currentColor");
+  svg.append(path);
+  return svg;
+}
+
 function stepButton(label, sign, action) {
-  const button = stepElement("button", "pl-button", { type: "button", "aria-label": label, title: label }, sign);
+  const button = stepElement("button", "pl-button", { type: "button", "aria-label": label, title: label });
+  button.append(stepSign(sign));
   button.addEventListener("click", action);
   return button;
 }
@@ -111,14 +132,14 @@ function stepControls(model, player) {
   const row = stepElement("div", "pl-step-controls", { role: "group", "aria-label": "Step through the moments" });
   const slider = stepElement("input", "pl-step-slider", { type: "range", min: "0", step: "1", "aria-label": "step" });
   const where = stepElement("span", "pl-step-where", { "aria-hidden": "true" });
-  const play = stepButton("Play", "▶", player.toggle);
+  const play = stepButton("Play", "play", player.toggle);
   play.classList.add("pl-step-play");
   const speed = stepSpeed(model);
   row.append(
-    stepButton("First moment", "⏮", () => player.go(0)),
-    stepButton("One step back", "◂", () => player.by(-1)),
+    stepButton("First moment", "first", () => player.go(0)),
+    stepButton("One step back", "back", () => player.by(-1)),
     play,
-    stepButton("One step on", "▸", () => player.by(1)),
+    stepButton("One step on", "on", () => player.by(1)),
     slider,
     where,
     speed.label,
@@ -137,7 +158,9 @@ function stepControls(model, player) {
     slider.setAttribute("aria-valuetext", `step ${step} of ${model.get("num_steps")}, ${when}`);
     where.textContent = `step ${step} of ${model.get("num_steps")} · ${when}`;
     const isPlaying = model.get("playing");
-    play.textContent = isPlaying ? "⏸" : "▶";
+    if (play.dataset.playing === String(isPlaying)) return;
+    play.dataset.playing = isPlaying;
+    play.replaceChildren(stepSign(isPlaying ? "pause" : "play"));
     for (const name of ["aria-label", "title"]) play.setAttribute(name, isPlaying ? "Pause" : "Play");
   }
   return { row, show, speed };
@@ -148,7 +171,7 @@ function stepControls(model, player) {
 const STEP_COLUMNS = [
   ["rank", "rank"],
   ["now", "now"],
-  ["why", "what it does, and why"],
+  ["why", "why"],
   ["flying", "in flight"],
   ["keeps", "keeps"],
 ];
@@ -170,10 +193,10 @@ function stepRank(rank, look) {
   cells.rank.textContent = `rank ${rank}`;
   const verb = stepElement("span", "pl-step-verb");
   const chips = stepElement("span", "pl-step-chips");
-  const until = stepElement("span", "pl-step-until");
+  const when = stepElement("span", "pl-step-when");
   const line = stepElement("div", "pl-step-line");
   line.append(verb, chips);
-  cells.now.append(line, until);
+  cells.now.append(line, when);
   const words = stepElement("div", "pl-step-words");
   cells.why.append(words);
   const bar = stepElement("div", "pl-step-bar", { "aria-hidden": "true" });
@@ -189,13 +212,14 @@ function stepRank(rank, look) {
     row.dataset.new = state.is_new;
     verb.textContent = STEP_VERBS[state.does];
     chips.replaceChildren(...state.chips.map((chip) => stepChip(chip, state.does, look)));
-    until.textContent = state.until;
+    when.textContent = state.when;
     words.textContent = state.words;
-    words.title = state.words; // a long chain of reasons is cut off after two lines
+    words.title = state.sentence; // a long chain of reasons is cut off after two lines
     const labels = state.flying.names.map((name) => stepElement("span", name === "…" ? "" : "pl-step-flight", {}, name));
     cells.flying.replaceChildren(...labels);
     cells.flying.title = `${state.flying.count} in flight`;
     kept.textContent = state.kept;
+    cells.keeps.title = state.most;
     fill.style.width = `${100 * state.part}%`;
   }
   return { row, show };
@@ -231,13 +255,19 @@ function stepTable(model) {
 
 // ---- all of it
 
-function stepRender({ model, el }) {
+// In a notebook's command mode the arrows fold headings and Enter edits the cell, also from within an output.
+function stepKeepKey(event) {
+  if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Escape") event.stopPropagation();
+}
+
+function stepRender(model, el, player) {
   el.classList.add("pipelab", "pl-step");
-  const controls = stepControls(model, stepPlayers.get(model));
+  const controls = stepControls(model, player);
   const sentence = stepElement("p", "pl-step-sentence", { role: "status", "aria-live": "polite" });
   const alert = stepElement("div", "pl-alert", { role: "alert" });
   const table = stepTable(model);
   el.append(controls.row, alert, sentence, table.frame);
+  el.addEventListener("keydown", stepKeepKey);
 
   function show() {
     // Read aloud, a fast film would only be noise.
@@ -254,15 +284,20 @@ function stepRender({ model, el }) {
   controls.speed.show();
   show();
   return () => {
+    el.removeEventListener("keydown", stepKeepKey);
     model.off(parts, show);
     model.off("change:speed", controls.speed.show);
   };
 }
 
-function stepInitialize({ model }) {
-  const player = stepPlayer(model);
-  stepPlayers.set(model, player);
-  return () => player.end();
-}
-
-export default { initialize: stepInitialize, render: stepRender };
+// One player for each widget, however many views of it there are: two views must not play twice as fast.
+export default () => {
+  let player;
+  return {
+    initialize({ model }) {
+      player = stepPlayer(model);
+      return player.end;
+    },
+    render: ({ model, el }) => stepRender(model, el, player),
+  };
+};
