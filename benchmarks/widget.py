@@ -2,8 +2,9 @@
 
     python benchmarks/widget.py
 
-A tick is what a front end sets off by moving a slider: a new schedule or split, simulation, report, drawing, PNG, and
-the messages to the front end (which is not there: they are built and dropped). No model and no torch are involved.
+A tick is what a front end sets off by moving a slider or a border: a new schedule or split, simulation, report, the
+columns of the timeline, the stages of the editor, and the messages to the front end (which is not there: they are built
+and dropped). No model and no torch are involved. Below a tick stands what its parts take alone.
 """
 
 from __future__ import annotations
@@ -54,27 +55,34 @@ def ticks(num_ranks: int, num_microbatches: int, limit: str) -> None:
         num_microbatches=num_microbatches,
         split=cuts,
     )
-    controls = lab._controls
+    controls, upper = lab._controls, lab._gallery.upper
+    other = [pp.Split([*cuts[:2], name, *cuts[3:]]) for name in ("blocks.9", "blocks.10")]
 
     def move_microbatches(number: int) -> None:
-        controls.num_microbatches.value = num_microbatches - number % 2
+        controls.choices.num_microbatches = num_microbatches - number % 2
 
-    def move_cut(number: int) -> None:
-        controls.cuts[2].value = 9 + number % 2
+    def move_border(number: int) -> None:
+        controls.editor.split = other[number % 2]
 
     row(f"tick of the micro-batch slider, {size}", limit, milliseconds(move_microbatches))
-    row(f"tick of a cut slider, {size}", limit, milliseconds(move_cut))
+    row(f"tick of a border, {size}", limit, milliseconds(move_border))
     lab.memory = True
-    row(f"tick of a cut slider, {size}, with memory", "", milliseconds(move_cut))
-    lab.memory = False
+    row(f"tick of a border, {size}, with memory", "", milliseconds(move_border))
+    lab.memory, lab.critical_path = False, True
+    row(f"tick of a border, {size}, with the critical path", "", milliseconds(move_border))
+    lab.critical_path = False
     setting = lab._setting
+    traces = [setting.changed(split=split).predicted for split in other]
+    alone = pp.SplitEditor(lab.profile, split=other[0])
     row(
-        "  of it: schedule, simulation, report",
+        "  setting, simulation, report",
         "",
-        milliseconds(lambda n: setting.moved_cut(2, 9 + n % 2).report),
+        milliseconds(lambda n: setting.changed(split=other[n % 2]).report),
     )
-    row("  of it: drawing", "", milliseconds(lambda n: lab._picture.draw([setting.predicted])))
-    row("  of it: PNG", "", milliseconds(lambda n: lab._picture.png()))
+    row("  the timeline", "", milliseconds(lambda n: upper.show(traces[n % 2])))
+    row("  the editor", "", milliseconds(lambda n: setattr(alone, "split", other[n % 2])))
+    row("  the picture that is saved (not part of a tick)", "", milliseconds(lambda n: lab.png(), 5))
+    alone.close()
     lab.close()
 
 
@@ -82,8 +90,8 @@ def main() -> None:
     print(
         f"{'milliseconds, 1f1b, (ranks, micro-batches)':<58} {'limit':>8}   {'min':>7} {'median':>7} {'max':>7}"
     )
-    ticks(8, 64, "< 40")
-    ticks(16, 256, "< 50")
+    ticks(8, 64, "< 5")
+    ticks(16, 256, "< 10")
 
 
 if __name__ == "__main__":

@@ -61,13 +61,18 @@ if TYPE_CHECKING:
     from pipelab.runtime.training import Training as Training
     from pipelab.runtime.trees import replicate as replicate
     from pipelab.teaching import exercise as exercise
+    from pipelab.widgets.compare_view import CompareView as CompareView
     from pipelab.widgets.lab import Lab as Lab
+    from pipelab.widgets.split_editor import SplitEditor as SplitEditor
+    from pipelab.widgets.step_view import StepView as StepView
+    from pipelab.widgets.timeline_view import TimelineView as TimelineView
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Action": "pipelab.core.actions",
     "Args": "pipelab.runtime.inputs",
+    "CompareView": "pipelab.widgets.compare_view",
     "Comparison": "pipelab.core.comparison",
     "Costs": "pipelab.core.costs",
     "Feed": "pipelab.core.feed",
@@ -84,8 +89,11 @@ _HOMES = {
     "SCHEDULES": "pipelab.core.schedules",
     "Schedule": "pipelab.core.schedule",
     "Split": "pipelab.core.split",
+    "SplitEditor": "pipelab.widgets.split_editor",
     "StageBytes": "pipelab.core.costs",
     "Step": "pipelab.runtime.step",
+    "StepView": "pipelab.widgets.step_view",
+    "TimelineView": "pipelab.widgets.timeline_view",
     "Trace": "pipelab.core.trace",
     "Training": "pipelab.runtime.training",
     "balance": "pipelab.planning.balance",

@@ -9,67 +9,82 @@ from typing import Any
 
 import ipywidgets as W
 
+from pipelab.widgets.choices import Choices, CodeBox
+from pipelab.widgets.closing import close_with_parts
 from pipelab.widgets.exhibit import VIEWS
-from pipelab.widgets.markup import layer_name
 from pipelab.widgets.setting import OFFERED, Setting, bounds_of_stages_per_rank
+from pipelab.widgets.split_editor import SplitEditor
 
-MOST_CUT_SLIDERS = 31
-MOST_ON_A_SLIDER = 512  # micro-batches; more from code move the slider's end
+MOST_ON_A_SLIDER = 512  # micro-batches; more can be typed, or set from code
+MOST_PINNED = 4
 
 _WIDE = {"description_width": "initial"}
+_VIEW_NAMES = {
+    "over": "measured over predicted",
+    "both": "predicted above measured",
+    "predicted": "predicted",
+    "measured": "measured",
+}
+_SIZES = ("schedule", "num_ranks", "num_microbatches", "stages_per_rank")
+_BUTTONS = ("run", "stop", "pin", "unpin", "code")
 
 Wish = Callable[[str, Any], None]
 
 
 class Controls:
-    """Sliders, menus and buttons.
+    """Choices, the split editor, and the row of buttons.
+
+    A front end sends one message a widget at a time and keeps only the newest value meanwhile, so a hand that moves
+    faster than pictures are made leaves no queue behind.
 
     Args:
-        wish: called with a name and a value when a person moves something: a choice of `Setting.changed`, or `cut`
-            with (border, position), `view`, `memory`, `balance`, `run`, `stop`.
+        wish: called with a name and a value when a person moves something: a choice of `Setting.changed`, or `view`,
+            `run`, `stop`, `pin`, `unpin`, `code`.
     """
 
     def __init__(self, setting: Setting, wish: Wish) -> None:
         self._wish = wish
         self._shown_by: int | None = None
-        self.schedule = W.Dropdown(
-            options=_menu(setting), description="schedule", style=_WIDE, layout=_width(230)
-        )
-        self.num_ranks = _slider("ranks", "How many devices, each with its own stages", 240)
-        self.num_microbatches = _slider("micro-batches", "Into how many parts the whole batch is cut", 290)
-        self.stages_per_rank = _slider("stages per rank", "How many stages each rank holds", 290)
-        self.cuts: list[W.IntSlider] = []
-        self._names: list[W.HTML] = []
-        self._rows: list[W.HBox] = []
-        self.balance = _button(
-            "Balance", "balance-scale", "Move the cuts to where the slowest stage is fastest"
-        )
+        self.choices = Choices()
+        self.editor = SplitEditor(setting.profile, split=setting.split, batch_size=_size(setting))
         self.run = _button("Run", "play", "", style="success")
         self.stop = _button("Stop", "stop", "Stop the run")
-        self.progress = W.IntProgress(description="progress", min=0, max=1, style=_WIDE, layout=_width(200))
-        self.view = W.Dropdown(options=VIEWS, description="show", style=_WIDE, layout=_width(150))
-        self.memory = W.Checkbox(description="memory", indent=False, layout={"width": "auto"})
+        self.progress = W.IntProgress(description="progress", min=0, max=1, style=_WIDE, layout=_width(190))
+        names = [(_VIEW_NAMES[view], view) for view in VIEWS]
+        self.view = W.Dropdown(options=names, description="show", style=_WIDE, layout=_width(240))
+        self.pin = _button("Pin", "thumb-tack", "Keep this timeline below, to compare others with it")
+        self.unpin = _button("Unpin", "times", "Take all that was pinned away")
+        self.unpin.disabled = True
+        self.code = _button("Code", "code", "Lines that make this plan and run it")
+        self.code_box = CodeBox(layout={"display": "none"})
         self._connect()
-        choices = [self.schedule, self.num_ranks, self.num_microbatches, self.stages_per_rank]
-        actions = [self.run, self.stop, self.progress, self.view, self.memory, self.balance]
-        self._cut_box = _row([])
-        self.box = W.VBox([_row(choices), self._cut_box, _row(actions)])
+        actions = _row([self.run, self.stop, self.progress, self.view, self.pin, self.unpin, self.code])
+        self.box = W.VBox([self.choices, self.editor, actions, self.code_box])
 
-    def show(self, setting: Setting, *, view: str, memory: bool) -> None:
+    def show(self, setting: Setting, *, view: str, memory_limit: float | None = None) -> None:
         """Put every control where the setting is; nobody hears of it."""
+        layers = len(setting.profile.layers)
+        least, most = bounds_of_stages_per_rank(setting.schedule.name)
+        per_rank = setting.stages_per_rank
+        limits = {
+            "num_ranks": (1, max(layers, setting.num_ranks)),
+            "num_microbatches": (
+                1,
+                max(setting.num_microbatches, min(setting.batch_size, MOST_ON_A_SLIDER)),
+            ),
+            "stages_per_rank": (least, max(per_rank, layers if most is None else most)),
+        }
+        sizes = {name: getattr(setting, name) for name in _SIZES[1:]}
         with self._silent():
-            self.schedule.options = _menu(setting)
-            self.schedule.value = setting.schedule.name
-            layers = len(setting.profile.layers)
-            _place(self.num_ranks, setting.num_ranks, 1, layers)
-            least, most = bounds_of_stages_per_rank(setting.schedule.name)
-            _place(self.stages_per_rank, setting.stages_per_rank, least, layers if most is None else most)
-            self.stages_per_rank.layout.display = "none" if least == most else ""
-            most_microbatches = max(setting.num_microbatches, min(setting.batch_size, MOST_ON_A_SLIDER))
-            _place(self.num_microbatches, setting.num_microbatches, 1, most_microbatches)
-            self._show_cuts(setting)
+            self.choices.show(_menu(setting), limits, schedule=setting.schedule.name, **sizes)
+            self.editor.show(
+                setting.split,
+                batch_size=_size(setting),
+                limit=memory_limit,
+                bytes_per_stage=_peaks(setting),
+                bytes_say="at the peak of the step",
+            )
             self.view.value = view
-            self.memory.value = memory
 
     def show_run(self, *, running: bool, why_not: str = "") -> None:
         """Enable the button that can be pressed."""
@@ -81,44 +96,37 @@ class Controls:
         """How far the run is; the style says how it ended."""
         self.progress.max, self.progress.value, self.progress.bar_style = total, done, style
 
+    def show_code(self, code: str | None) -> None:
+        """Show lines of code; None hides them."""
+        self.code_box.layout.display = "none" if code is None else ""
+        if code is not None:
+            self.code_box.code = code
+
+    @property
+    def shows_code(self) -> bool:
+        """Whether the lines of code can be seen."""
+        return self.code_box.layout.display != "none"
+
+    def show_pins(self, count: int) -> None:
+        """Enable what can be pressed where so many timelines are pinned."""
+        self.pin.disabled = count >= MOST_PINNED
+        self.unpin.disabled = not count
+
     def close(self) -> None:
         """Drop the widgets, with the styles and layouts that each brought along."""
         close_with_parts(self.box)
 
     def _connect(self) -> None:
-        for name in ("schedule", "num_ranks", "stages_per_rank", "num_microbatches", "view", "memory"):
-            getattr(self, name).observe(lambda change, name=name: self._moved(name, change.new), "value")
-        for name in ("balance", "run", "stop"):
+        for name in _SIZES:
+            self.choices.observe(lambda change: self._moved(change.name, change.new), name)
+        self.editor.observe(lambda change: self._moved("split", change.new), "split")
+        self.view.observe(lambda change: self._moved("view", change.new), "value")
+        for name in _BUTTONS:
             getattr(self, name).on_click(lambda _, name=name: self._wish(name, None))
 
     def _moved(self, name: str, value: Any) -> None:
         if self._shown_by != threading.get_ident():  # a person may move something while another thread shows
             self._wish(name, value)
-
-    def _show_cuts(self, setting: Setting) -> None:
-        positions, layers = setting.cut_positions, setting.profile.layers
-        count = min(len(positions), MOST_CUT_SLIDERS)
-        while len(self.cuts) < count:
-            self._add_cut(len(self.cuts))
-        limits = (0, *positions, len(layers))
-        for border, (slider, name, row) in enumerate(zip(self.cuts, self._names, self._rows, strict=True)):
-            row.layout.display = "" if border < count else "none"
-            if border < count:
-                least, most = limits[border] + 1, limits[border + 2] - 1
-                _place(slider, positions[border], least, most)
-                slider.disabled = least == most
-                name.value = layer_name(layers[positions[border]])
-        self._cut_box.children = tuple(self._rows)
-        self.balance.disabled = not positions
-
-    def _add_cut(self, border: int) -> None:
-        slider = _slider(f"stage {border + 1} begins at", "Move the border between two stages", 290)
-        slider.readout = False
-        slider.observe(lambda change: self._moved("cut", (border, change.new)), "value")
-        name = W.HTML(layout=_width(120))
-        self.cuts.append(slider)
-        self._names.append(name)
-        self._rows.append(W.HBox([slider, name], layout=_width(415)))
 
     @contextmanager
     def _silent(self) -> Iterator[None]:
@@ -129,15 +137,21 @@ class Controls:
             self._shown_by = before
 
 
+def _size(setting: Setting) -> int:
+    return max(1, round(setting.microbatch_size))
+
+
+def _peaks(setting: Setting) -> tuple[float, ...] | None:
+    """What each stage holds at its peak, where a rank holds one stage; None where it holds several."""
+    placement = setting.schedule.placement
+    if placement.ranks != tuple(range(placement.num_ranks)):
+        return None
+    return setting.report.peak_bytes
+
+
 def _menu(setting: Setting) -> list[str]:
     """All names there are, and that of a table given by hand."""
     return [*OFFERED, *([setting.schedule.name] if setting.is_custom else [])]
-
-
-def _slider(description: str, tooltip: str, width: int) -> W.IntSlider:
-    return W.IntSlider(
-        value=1, min=1, max=2, description=description, tooltip=tooltip, style=_WIDE, layout=_width(width)
-    )
 
 
 def _button(description: str, icon: str, tooltip: str, style: str = "") -> W.Button:
@@ -150,23 +164,5 @@ def _width(pixels: int) -> dict[str, str]:
     return {"width": f"{pixels}px"}
 
 
-def _place(slider: W.IntSlider, value: int, least: int, most: int) -> None:
-    """Move a slider and its ends together, so that the front end never sees a value outside them."""
-    most = max(least, most, value)
-    with slider.hold_trait_notifications():
-        slider.min, slider.max, slider.value = least, most, value
-
-
 def _row(children: list[W.Widget]) -> W.Box:
     return W.Box(children, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "0 12px"})
-
-
-def close_with_parts(widget: W.Widget) -> None:
-    """Close a widget and what belongs to it: children, layout, style. Closing it alone would leave those behind."""
-    for child in getattr(widget, "children", ()):
-        close_with_parts(child)
-    parts = [getattr(widget, name, None) for name in ("layout", "style")]
-    widget.close()
-    for part in parts:
-        if isinstance(part, W.Widget):
-            part.close()

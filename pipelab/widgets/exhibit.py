@@ -1,4 +1,4 @@
-"""Which traces the Lab's picture shows, and what is said about them."""
+"""Which traces the Lab shows, and what is said about them."""
 
 from __future__ import annotations
 
@@ -6,38 +6,53 @@ from dataclasses import dataclass
 
 from pipelab.core.trace import Trace
 
-VIEWS = ("predicted", "measured", "both")
+VIEWS = ("over", "both", "predicted", "measured")
+"""The measurement with the prediction's outlines over it, the two below one another, or one of them."""
+
+_CHANGED = "The plan has changed since the last run."
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What to draw.
+    """What to show.
 
     Attributes:
         traces: from the top.
         remarks: for each trace a sentence, or "".
+        outline: laid over the first trace as outlines, or None.
         hints: sentences for below the controls.
-        same_plan: whether what is measured is of the plan that is predicted.
     """
 
     traces: tuple[Trace, ...]
-    remarks: tuple[str, ...]
-    hints: tuple[str, ...]
-    same_plan: bool
+    remarks: tuple[str, ...] = ("",)
+    outline: Trace | None = None
+    hints: tuple[str, ...] = ()
+
+    @property
+    def stop(self) -> float:
+        """Seconds at which the shared time axis ends; 0 where there is but one trace."""
+        return max(trace.makespan for trace in self.traces) if len(self.traces) > 1 else 0.0
 
 
 def exhibit(predicted: Trace, measured: Trace | None, *, view: str, is_current: bool) -> Exhibit:
-    """Choose what to draw; without a measurement every view shows the prediction.
+    """Choose what to show; without a measurement every view shows the prediction.
 
     Args:
-        is_current: whether the measurement is of the plan that is predicted.
+        view: one of `VIEWS`.
+        is_current: whether the measurement is of the plan that is predicted. One of an older plan is never laid over
+            a prediction: "over" then shows what the hand moves.
     """
     if measured is None:
         missing = "Nothing has been measured yet, so this is the prediction. Press Run, or call lab.run()."
-        return Exhibit((predicted,), ("",), (missing,) if view == "measured" else (), True)
+        return Exhibit((predicted,), hints=(missing,) if view == "measured" else ())
     remark = "" if is_current else "of an older plan: press Run again"
-    hints = () if is_current else ("The plan has changed since the last run.",)
+    hints = () if is_current else (_CHANGED,)
     if view == "both":
-        return Exhibit((predicted, measured), ("", remark), hints, is_current)
-    shown, remark = (measured, remark) if view == "measured" else (predicted, "")
-    return Exhibit((shown,), (remark,), hints, is_current)
+        return Exhibit((predicted, measured), ("", remark), hints=hints)
+    if view == "measured":
+        return Exhibit((measured,), (remark,), hints=hints)
+    if view == "predicted":
+        return Exhibit((predicted,), hints=hints)
+    if is_current:
+        return Exhibit((measured,), outline=predicted)
+    return Exhibit((predicted,), hints=(f"{_CHANGED} This is the prediction; press Run to measure it.",))

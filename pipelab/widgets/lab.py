@@ -1,11 +1,11 @@
-"""The Lab: choose a split and a schedule, see the predicted timeline, run it, see the measured one beneath."""
+"""The Lab: choose a split and a schedule, see the predicted timeline, run it, see the measurement with it."""
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
@@ -17,29 +17,36 @@ from pipelab.core.profile import Profile
 from pipelab.core.quantities import as_seconds
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
-from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError, one_of
-from pipelab.widgets.controls import Controls, close_with_parts
-from pipelab.widgets.exhibit import VIEWS, exhibit
-from pipelab.widgets.frame import Frame
+from pipelab.widgets.closing import close_with_parts
+from pipelab.widgets.controls import Controls
+from pipelab.widgets.exhibit import VIEWS, Exhibit, exhibit
+from pipelab.widgets.gallery import Gallery
 from pipelab.widgets.markup import alert, error_text, paragraphs
-from pipelab.widgets.measurement import NO_MODEL, Measurement
-from pipelab.widgets.picture import Picture
-from pipelab.widgets.runner import SECONDS_TO_STOP, Runner
+from pipelab.widgets.measurement import Measurement
+from pipelab.widgets.pins import Pins
+from pipelab.widgets.recipe import recipe
+from pipelab.widgets.runner import SECONDS_TO_STOP
+from pipelab.widgets.runs import Runs
 from pipelab.widgets.setting import CHOICES, Setting
-from pipelab.widgets.traits import Choice, Refused, check_setting
+from pipelab.widgets.shown import Shown
+from pipelab.widgets.traits import Choice, Refused, check_limit, check_setting
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import nn
 
+SHOWING = ("view", "memory", "critical_path", "memory_limit")
 
-class Lab(W.VBox):
+
+class Lab(Shown, Runs, Pins, W.VBox):
     """A model, a batch, and the controls to plan, predict and run a pipeline of it.
 
     Everything shown is a value, and whatever the mouse can do one line of code can do: `lab.num_ranks = 2`,
     `lab.schedule = "gpipe"`, `lab.split = pp.Split(["blocks.3"])`, `lab.choose(...)` for several at once,
     `lab.run()`. What is impossible raises a PipelabError, is explained below the controls, and changes nothing.
     The whole batch stays fixed: more micro-batches are smaller ones, and cost what the profile says of that size.
+    With a `Profile` in place of the model it predicts and runs nothing.
 
     Attributes:
         profile: costs of the layers.
@@ -50,8 +57,12 @@ class Lab(W.VBox):
         measured: the `Trace` of the last run, or None.
         measured_plan: the plan of that run; when it is not `plan` any more, the picture says so.
         plan: the `Plan` of this setting; `lab.plan.save(path)` keeps it.
-        view: "predicted", "measured" or "both".
-        memory: whether the picture shows what each rank keeps.
+        view: "over" (the measurement with the prediction as outlines), "both" (below one another), "predicted" or
+            "measured".
+        memory: whether the timelines show what each rank keeps.
+        critical_path: whether they show what makes the step as long as it is.
+        memory_limit: bytes that a rank may keep, marked in the timelines and beside the stages; None for no limit.
+        pinned: traces kept for comparison, at most four; see `pin`.
         message: the last refusal or error, "" when all is well.
         running: whether a run is under way.
 
@@ -59,11 +70,13 @@ class Lab(W.VBox):
         model: any `nn.Module`.
         inputs: the whole batch, in any form that `Pipeline.step` takes.
         target: for the loss.
-        loss_fn, reduction: as for `Pipeline`.
+        loss_fn, reduction, batch_dim: as for `Pipeline`.
         schedule, num_ranks, num_microbatches, stages_per_rank, split: where to begin.
         devices: "auto", one name a rank, or `pp.virtual(n)`, of which there are always as many as ranks.
         links: for the prediction.
         profile: measured before; None measures now, at about the size of a micro-batch.
+        batch_size: samples in the whole batch, where there is a profile and no model; None takes the profile's.
+        view, memory, critical_path, memory_limit: where to begin.
 
     Example:
         >>> import torch, pipelab as pp
@@ -73,6 +86,8 @@ class Lab(W.VBox):
         >>> lab.choose(num_ranks=4, num_microbatches=4)
         >>> lab.split.num_stages, lab.predicted.num_ranks, lab.run().clock
         (4, 4, 'virtual')
+        >>> print(lab.code().splitlines()[2])
+        split = pp.Split(['1', '2', '3'])
         >>> lab.close()
     """
 
@@ -84,23 +99,23 @@ class Lab(W.VBox):
     split = Choice()
     plan = T.Any(read_only=True)
     predicted = T.Any(read_only=True)
-    measured = T.Any(None, allow_none=True, read_only=True)
-    measured_plan = T.Any(None, allow_none=True, read_only=True)
-    view = T.Unicode("both")
+    view = T.Unicode("over")
     memory = T.Bool(False)
+    critical_path = T.Bool(False)
+    memory_limit = T.Any(None, allow_none=True)
     message = T.Unicode("", read_only=True)
-    running = T.Bool(False, read_only=True)
 
     _closed = True  # until it is built: what is half built has nothing to close
 
     def __init__(
         self,
-        model: nn.Module,
-        inputs: Any,
+        model: nn.Module | Profile,
+        inputs: Any = None,
         target: Any = None,
         *,
         loss_fn: Callable[..., Any] | None = None,
         reduction: str = "mean",
+        batch_dim: int | tuple[int, int, int] = 0,
         schedule: str | Schedule | None = None,
         num_ranks: int | None = None,
         num_microbatches: int | None = None,
@@ -109,15 +124,21 @@ class Lab(W.VBox):
         devices: Devices | Iterable[str] = "auto",
         links: Links | None = None,
         profile: Profile | None = None,
+        batch_size: int | None = None,
+        view: str = "over",
+        memory: bool = False,
+        critical_path: bool = False,
+        memory_limit: float | None = None,
     ) -> None:
-        from pipelab.widgets.sample import batch_size_of, check_fit, profile_of_microbatch
+        from pipelab.widgets.sample import Sample, check_fit
 
-        size = batch_size_of(inputs, target)
-        if profile is None:
-            profile = profile_of_microbatch(model, inputs, target, loss_fn, num_microbatches or 8)
+        how: dict[str, Any] = {"loss_fn": loss_fn, "reduction": reduction, "batch_dim": batch_dim}
+        one_of("view", view, VIEWS)
+        check_limit(memory_limit)
+        sample = Sample.of(model, inputs, target, profile, batch_size, num_microbatches, **how)
         setting = Setting.start(
-            profile,
-            batch_size=size,
+            sample.profile,
+            batch_size=sample.batch_size,
             schedule=schedule,
             num_ranks=num_ranks,
             num_microbatches=num_microbatches,
@@ -126,43 +147,47 @@ class Lab(W.VBox):
             devices=devices,
             links=links,
         )
-        check_fit(model, setting.profile, setting.plan)
-
-        def measurement(plan: Plan) -> Measurement:
-            return Measurement(plan, model, inputs, target, loss_fn=loss_fn, reduction=reduction)
-
-        self._build(setting, measurement)
+        measurement = None
+        if not isinstance(model, Profile):
+            check_fit(model, setting.profile, setting.plan)
+            measurement = partial(Measurement, model=model, inputs=inputs, target=target, **how)
+        self._call = sample.call
+        showing = {
+            "view": view,
+            "memory": memory,
+            "critical_path": critical_path,
+            "memory_limit": memory_limit,
+        }
+        self._build(setting, measurement, **showing)
 
     @classmethod
     def from_profile(cls, profile: Profile, *, batch_size: int | None = None, **choices: Any) -> Lab:
-        """A Lab that predicts but cannot run: no model is needed.
+        """A Lab that predicts but cannot run: `Lab(profile)`.
 
         Args:
             profile: costs of the layers.
             batch_size: samples in the whole batch; that of the profile when left out.
-            **choices: schedule, num_ranks, num_microbatches, stages_per_rank, split, devices, links.
+            **choices: any other argument of a Lab.
         """
-        lab = cls.__new__(cls)
-        lab._build(Setting.start(profile, batch_size=batch_size, **choices), None)
-        return lab
+        return cls(profile, batch_size=batch_size, **choices)
 
-    def _build(self, setting: Setting, measurement: Callable[[Plan], Measurement] | None) -> None:
+    def _build(
+        self, setting: Setting, measurement: Callable[[Plan], Measurement] | None, **showing: Any
+    ) -> None:
         self._setting = setting
-        self._measurement_of = measurement
         self._lock = threading.RLock()  # a run ends in its own thread while a slider moves in another
         self._mirroring = False
         self._hint = ""
-        self._picture = Picture()
-        self._frame = Frame()
         self._error = W.HTML()
         self._status = W.HTML()
         self._controls = Controls(setting, self._wished)
-        self._runner = Runner(self._began, self._controls.show_progress, self._ended)
-        super().__init__([self._controls.box, self._error, self._status, self._frame])
+        self._gallery = Gallery(setting.predicted, self._wished)
+        super().__init__([self._controls.box, self._error, self._status, self._gallery.box], **showing)
+        self.add_class("pipelab")
         self._closed = False
-        self._controls.show_run(running=False, why_not="" if measurement else NO_MODEL)
+        self._set_up(measurement)
         self._adopt(setting)
-        self.observe(lambda _: self._show(), ["view", "memory"])
+        self.observe(lambda _: self._show(), list(SHOWING))
 
     # -- choices ------------------------------------------------------------------------------------------------
 
@@ -198,14 +223,18 @@ class Lab(W.VBox):
             raise Refused(str(error)) from error
         return getattr(self._setting, name)
 
-    @T.validate("view")
-    def _validate_view(self, proposal: dict[str, Any]) -> Any:
+    @T.validate("view", "memory_limit")
+    def _validate_showing(self, proposal: dict[str, Any]) -> Any:
+        value = proposal["value"]
         with self._explained():
             try:
-                one_of("view", proposal["value"], VIEWS)
+                if proposal["trait"].name == "view":
+                    one_of("view", value, VIEWS)
+                else:
+                    check_limit(value)
             except PipelabError as error:
                 raise Refused(str(error)) from error
-        return proposal["value"]
+        return value
 
     def _adopt(self, setting: Setting) -> None:
         """Show another setting."""
@@ -227,15 +256,19 @@ class Lab(W.VBox):
 
     def _wished(self, name: str, value: Any) -> None:
         """A person moved a control."""
-        moves: dict[str, Callable[[], None]] = {
-            "cut": lambda: self._move_cut(*value),
-            "balance": self.balance,
+        moves: dict[str, Callable[[], object]] = {
             "run": self.start,
             "stop": self.stop,
+            "pin": self.pin,
+            "unpin": self.unpin,
+            "pinned": lambda: self._pin(value),
+            "code": self._toggle_code,
         }
         try:
             if name in moves:
                 moves[name]()
+            elif name == "split" and value.num_stages != self._setting.split.num_stages:
+                self._choose_stages(value)
             else:
                 setattr(self, name, value)
         except PipelabError:
@@ -244,81 +277,21 @@ class Lab(W.VBox):
             self._say(error_text(error))
             self._show_controls()
 
-    def _move_cut(self, border: int, position: int) -> None:
-        with self._explained():
-            self._adopt(self._setting.moved_cut(border, position))
+    def _choose_stages(self, split: Split) -> None:
+        """Undoing in the editor may bring back a split for other ranks: they come back too."""
+        per_rank = max(1, self._setting.schedule.num_model_stages // self.num_ranks)
+        self.choose(split=split, num_ranks=max(1, split.num_stages // per_rank))
 
-    # -- running ------------------------------------------------------------------------------------------------
+    # -- taking along -------------------------------------------------------------------------------------------
 
-    def run(self) -> Trace:
-        """Run the plan here and now: warm-up steps, then a measured one. The model is left as it was.
+    def code(self) -> str:
+        """Lines that make this plan and run it; model, batch and loss are called model, x, y and loss_fn there."""
+        return recipe(self._setting, self._call)
 
-        Returns:
-            The measured trace, which is also `measured`.
-
-        Raises:
-            PipelabError: there is no model, or a run is under way.
-            KeyboardInterrupt: on an interrupt; `measured` stays what it was.
-        """
-        with self._explained():
-            return self._runner.here(self._new_measurement)
-
-    def start(self) -> None:
-        """Run the plan in the background, as the Run button does; the notebook can go on."""
-        with self._explained():
-            self._runner.behind(self._new_measurement)
-
-    def stop(self) -> None:
-        """Stop the run that is under way, if there is one; `measured` stays what it was."""
-        self._runner.stop()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for a run in the background.
-
-        Args:
-            timeout: seconds; None waits as long as it takes.
-
-        Returns:
-            Whether no run is under way any more.
-        """
-        return self._runner.wait(timeout)
-
-    def _new_measurement(self) -> Measurement:
-        if self._measurement_of is None:
-            raise PipelabError(NO_MODEL)
-        return self._measurement_of(self._setting.plan)
-
-    def _began(self) -> None:
-        with self._lock:
-            self.set_trait("running", True)
-            self._controls.show_progress(0, 1)
-            self._controls.show_run(running=True)
-
-    def _ended(self, measurement: Measurement, result: Trace | BaseException) -> None:
-        with self._lock:
-            if isinstance(result, Trace):
-                self._hint = f"Measured on {measurement.clock}."
-                self._controls.show_progress(1, 1, "success")
-                with self.hold_trait_notifications():
-                    self.set_trait("measured", result)
-                    self.set_trait("measured_plan", measurement.plan)
-            elif isinstance(result, KeyboardInterrupt):
-                self._hint = "Stopped: nothing was measured."
-                self._controls.show_progress(0, 1, "warning")
-            else:
-                self._hint = "The run failed: nothing was measured."
-                self._controls.show_progress(0, 1, "danger")
-                self._say(error_text(result))
-            self._controls.show_run(running=False)
-            self._show()
-            self.set_trait("running", False)
+    def _toggle_code(self) -> None:
+        self._controls.show_code(None if self._controls.shows_code else self.code())
 
     # -- what is shown ------------------------------------------------------------------------------------------
-
-    @property
-    def measured_is_current(self) -> bool:
-        """Whether `measured` is of the plan that is shown now."""
-        return self.measured is not None and self.measured_plan == self._setting.plan
 
     @property
     def batch_size(self) -> int:
@@ -327,23 +300,32 @@ class Lab(W.VBox):
 
     @property
     def text(self) -> str:
-        """The picture in words."""
-        return self._picture.text
+        """What is shown, in words."""
+        return f"{self._gallery.text} {self._controls.editor.text}"
+
+    def static_figure(self) -> Figure:
+        """The timelines as they are now, as a matplotlib figure."""
+        return self._gallery.static_figure()
+
+    def _exhibited(self) -> Exhibit:
+        current = self.measured_is_current
+        return exhibit(self._setting.predicted, self.measured, view=self.view, is_current=current)
 
     def _show(self) -> None:
         with self._lock:
             if self._closed:
                 return
-            predicted, current = self._setting.predicted, self.measured_is_current
-            shown = exhibit(predicted, self.measured, view=self.view, is_current=current)
-            self._picture.draw(shown.traces, shown.remarks, memory=self.memory, same_plan=shown.same_plan)
-            self._frame.show(self._picture.png(), self._picture.text)
+            shown = self._exhibited()
+            options = {name: getattr(self, name) for name in SHOWING[1:]}
+            self._gallery.show(shown, **options)
             self._show_controls()
             lines = [*self._setting.notes, self._hint, *shown.hints]
             self._status.value = paragraphs(filter(None, lines))
 
     def _show_controls(self) -> None:
-        self._controls.show(self._setting, view=self.view, memory=self.memory)
+        self._controls.show(self._setting, view=self.view, memory_limit=self.memory_limit)
+        if self._controls.shows_code:
+            self._controls.show_code(self.code())
 
     def _say(self, message: str) -> None:
         with self._lock:
@@ -362,7 +344,7 @@ class Lab(W.VBox):
             self._say("")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        check_setting(type(self), name, (*CHOICES, "view", "memory"))
+        check_setting(type(self), name, (*CHOICES, *SHOWING))
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -374,15 +356,6 @@ class Lab(W.VBox):
             f"predicted {as_seconds(setting.predicted.makespan)}, {outcome}>"
         )
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The widget, and for readers without a front end the picture and its words as they are now."""
-        static = {
-            "text/plain": f"{self!r}\n{self.text}",
-            "image/png": base64.b64encode(self._frame.png).decode(),
-        }
-        live = {} if self._closed else super()._repr_mimebundle_(**kwargs) or {}
-        return {**live, **static}, {"image/png": {"alt": self.text}}
-
     def close(self) -> None:
         """Stop a run, end its thread, drop the widgets and the figure. What was shown stays readable as values."""
         if self._closed:
@@ -393,8 +366,8 @@ class Lab(W.VBox):
             self._closed = True
             self.unobserve_all()
             self._controls.close()
-            for widget in (self._error, self._status, self._frame):
+            self._gallery.close()
+            for widget in (self._error, self._status):
                 close_with_parts(widget)
             super().close()
             self.layout.close()
-            self.__dict__.pop("_repr_mimebundle_", None)  # closing hides it; the picture can still be shown

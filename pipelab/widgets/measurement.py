@@ -39,13 +39,13 @@ class Measurement:
         *,
         loss_fn: Callable[..., Any] | None,
         reduction: str,
+        batch_dim: int | tuple[int, int, int] = 0,
     ) -> None:
         self.plan = plan
         self.clock = ""
         self._model = model
         self._data = inputs, target
-        self._loss_fn = loss_fn
-        self._reduction = reduction
+        self._how: dict[str, Any] = {"loss_fn": loss_fn, "reduction": reduction, "batch_dim": batch_dim}
         self._stopped = threading.Event()
         self._pipeline: Pipeline | None = None
 
@@ -75,9 +75,7 @@ class Measurement:
         with (
             preserved(self._model),
             _at_home(self._model),
-            Pipeline(
-                self._model, self.plan, devices=devices, loss_fn=self._loss_fn, reduction=self._reduction
-            ) as pipeline,
+            Pipeline(self._model, self.plan, devices=devices, **self._how) as pipeline,
         ):
             self._pipeline = pipeline
             try:

@@ -3,25 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelab.core.plan import Plan
 from pipelab.core.profile import Profile
 from pipelab.errors import PipelabError
+from pipelab.widgets.recipe import Call
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def batch_size_of(inputs: Any, target: Any) -> int:
+BatchDim = int | tuple[int, int, int]
+
+
+def batch_size_of(inputs: Any, target: Any, batch_dim: BatchDim = 0) -> int:
     """Samples in the whole batch.
 
     Raises:
         PipelabError: inputs and target disagree, or there are none.
     """
+    from pipelab.runtime.batch_dims import BatchDims
     from pipelab.runtime.inputs import Args, batch_size
 
-    return batch_size(Args.of(inputs), target)
+    return batch_size(Args.of(inputs), target, BatchDims.of(batch_dim))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a Lab is of.
+
+    Attributes:
+        profile: costs of the layers.
+        batch_size: samples in the whole batch; None for those of the profile.
+        call: how a run is called; None where there is no model.
+    """
+
+    profile: Profile
+    batch_size: int | None
+    call: Call | None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module | Profile,
+        inputs: Any,
+        target: Any,
+        profile: Profile | None,
+        batch_size: int | None,
+        num_microbatches: int | None,
+        **how: Any,
+    ) -> Sample:
+        """From what a Lab is called with; a model without a profile is measured.
+
+        Raises:
+            TypeError: neither a model with a batch nor a profile alone.
+        """
+        if isinstance(model, Profile):
+            _check_alone(inputs=inputs, target=target, loss_fn=how["loss_fn"], profile=profile)
+            return cls(model, batch_size, None)
+        _check_model(model, inputs, batch_size)
+        size = batch_size_of(inputs, target, how["batch_dim"])
+        if profile is None:
+            profile = profile_of_microbatch(model, inputs, target, num_microbatches or 8, **how)
+        call = Call(target is not None, how["loss_fn"] is not None, how["reduction"], how["batch_dim"])
+        return cls(profile, size, call)
+
+
+def _check_model(model: object, inputs: Any, batch_size: int | None) -> None:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"A Lab is of a model and a batch, pp.Lab(model, x, y, loss_fn=...), or of a profile, pp.Lab(profile); "
+            f"{type(model).__name__} is neither."
+        )
+    if inputs is None:
+        raise TypeError("Lab(model) needs a batch too: pp.Lab(model, x, y, loss_fn=...).")
+    if batch_size is not None:
+        raise TypeError("batch_size is for a Lab of a profile; with a model it is what the inputs have.")
+
+
+def _check_alone(**unwanted: Any) -> None:
+    given = [name for name, value in unwanted.items() if value is not None]
+    if given:
+        raise TypeError(
+            f"A Lab of a profile runs nothing, so it takes no {given[0]}. Give the model in its place."
+        )
 
 
 def check_fit(model: nn.Module, profile: Profile, plan: Plan) -> None:
@@ -46,14 +115,26 @@ def profile_of_microbatch(
     model: nn.Module,
     inputs: Any,
     target: Any,
-    loss_fn: Callable[..., Any] | None,
     num_microbatches: int,
+    *,
+    loss_fn: Callable[..., Any] | None,
+    reduction: str = "mean",
+    batch_dim: BatchDim = 0,
 ) -> Profile:
     """Measure the layers where they will be used: a line fitted far from the sizes in question predicts badly."""
+    from pipelab.runtime.batch_dims import BatchDims
     from pipelab.runtime.inputs import enlarge
     from pipelab.runtime.profiling import profile
 
-    size = max(1, batch_size_of(inputs, target) // num_microbatches)
-    sample, goal = enlarge(inputs, target, size)
+    size = max(1, batch_size_of(inputs, target, batch_dim) // num_microbatches)
+    sample, goal = enlarge(inputs, target, size, BatchDims.of(batch_dim))
     first = next(model.parameters(), None)
-    return profile(model, sample, goal, loss_fn=loss_fn, device="cpu" if first is None else str(first.device))
+    return profile(
+        model,
+        sample,
+        goal,
+        loss_fn=loss_fn,
+        reduction=reduction,
+        batch_dim=batch_dim,
+        device="cpu" if first is None else str(first.device),
+    )

@@ -160,7 +160,7 @@ class Setting:
 
     def balanced(self) -> Setting:
         """This setting with the cuts where the slowest stage is fastest."""
-        return replace(self, split=self._balanced())
+        return self.changed(split=self._balanced())
 
     @property
     def num_ranks(self) -> int:
@@ -239,11 +239,26 @@ class Setting:
         per_rank = wishes.get("stages_per_rank", _fitting_stages_per_rank(wish, self.stages_per_rank))
         ranks = wishes.get("num_ranks", self.num_ranks)
         microbatches = wishes.get("num_microbatches", self.num_microbatches)
-        if wish == self.schedule.name and (ranks, microbatches, per_rank) == self._sizes:
+        is_same = wish == self.schedule.name and (ranks, microbatches, per_rank) == self._sizes
+        if is_same and not is_searched(wish):
             return self.schedule, self.stages_per_rank
         if all(isinstance(size, int) and size > 0 for size in (ranks, per_rank)):
             self._check_stages(wish, ranks, per_rank, ranks * per_rank)  # before time is spent on building it
-        return build(wish, ranks, microbatches, per_rank), per_rank
+        costs = self._costs_of(ranks * per_rank, microbatches, wishes) if is_searched(wish) else None
+        if is_same and costs == self.costs:
+            return self.schedule, self.stages_per_rank
+        return build(wish, ranks, microbatches, per_rank, costs), per_rank
+
+    def _costs_of(self, num_stages: int, num_microbatches: int, wishes: dict[str, Any]) -> Costs | None:
+        """What a schedule of these sizes will cost, before there is one; None where the split cannot be."""
+        batch = Batch(self.batch_size, num_microbatches)
+        if "split" in wishes:
+            split = _as_split(wishes["split"])
+        elif self.split.num_stages == num_stages:
+            split = self.split
+        else:
+            split = batch.balance(self.profile, num_stages)
+        return batch.costs(self.profile, split, self.links) if split.num_stages == num_stages else None
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
@@ -282,14 +297,22 @@ class Setting:
         return self.devices[:num_ranks]
 
 
-def build(name: str, num_ranks: int, num_microbatches: int, stages_per_rank: int) -> Schedule:
-    """A schedule by its name and sizes, none of which is left open."""
+def build(
+    name: str, num_ranks: int, num_microbatches: int, stages_per_rank: int, costs: Costs | None = None
+) -> Schedule:
+    """A schedule by its name and sizes, none of which is left open; for these costs where it is searched for some."""
     return schedule(
         name,
         num_ranks=num_ranks,
         num_microbatches=num_microbatches,
         stages_per_rank=as_index("stages_per_rank", stages_per_rank),
+        **({} if costs is None else {"costs": costs}),
     )
+
+
+def is_searched(name: str) -> bool:
+    """Whether a schedule is searched for the costs that one has, so that other costs may want another order."""
+    return name in SCHEDULES and "costs" in SCHEDULES[name].keywords
 
 
 def bounds_of_stages_per_rank(name: str) -> tuple[int, int | None]:

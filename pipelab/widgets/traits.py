@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import traitlets as T
 
@@ -34,3 +36,16 @@ def check_setting(owner: type, name: str, settings: Sequence[str]) -> None:
         near = nearest(name, settings)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settings)}."
         raise AttributeError(f"A {owner.__name__} has no setting {name!r}; {hint}")
+
+
+def check_limit(value: object) -> None:
+    """Refuse a limit of memory that is none.
+
+    Raises:
+        PipelabError: neither None nor a positive number.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value < math.inf):  # type: ignore[operator]
+        raise PipelabError(
+            f"memory_limit is {value!r}; it must be a number of bytes above 0, or None for no limit."
+        )

@@ -4,12 +4,13 @@ from typing import Any
 
 import ipywidgets as W
 import pytest
+from ipywidgets.widgets import widget as registry
 
 import pipelab as pp
 from pipelab.core.schedules import SCHEDULES
-from pipelab.widgets.controls import MOST_CUT_SLIDERS, Controls
+from pipelab.widgets.controls import Controls
 from pipelab.widgets.setting import OFFERED, Setting
-from tests.widgets.profiles import HOSTILE, profile_of
+from tests.widgets.profiles import profile_of
 
 
 class Desk:
@@ -23,106 +24,115 @@ class Desk:
 
     def show(self, setting: Setting) -> None:
         self.setting = setting
-        self.controls.show(setting, view="both", memory=False)
+        self.controls.show(setting, view="both")
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk(schedule="1f1b", num_ranks=4, num_microbatches=8)
-
-
-def every(widget: W.Widget) -> list[W.Widget]:
-    return [widget, *(part for child in getattr(widget, "children", ()) for part in every(child))]
+def desk():
+    desk = Desk(schedule="1f1b", num_ranks=4, num_microbatches=8)
+    yield desk
+    desk.controls.close()
 
 
 def test_showing_a_setting_is_no_wish(desk):
     desk.show(desk.setting.changed(schedule="interleaved-1f1b", num_ranks=2, num_microbatches=12))
     assert desk.wishes == []
-    assert (desk.controls.num_ranks.value, desk.controls.num_microbatches.value) == (2, 12)
-    assert desk.controls.schedule.value == "interleaved-1f1b"
+    choices = desk.controls.choices
+    assert (choices.num_ranks, choices.num_microbatches, choices.stages_per_rank) == (2, 12, 2)
+    assert choices.schedule == "interleaved-1f1b"
+    assert desk.controls.editor.split == desk.setting.split
 
 
 @pytest.mark.parametrize(
     ("control", "value"),
-    [
-        ("schedule", "gpipe"),
-        ("num_ranks", 3),
-        ("num_microbatches", 9),
-        ("view", "measured"),
-        ("memory", True),
-    ],
+    [("schedule", "gpipe"), ("num_ranks", 3), ("num_microbatches", 9), ("stages_per_rank", 2)],
 )
 def test_a_move_is_a_wish(desk, control, value):
-    getattr(desk.controls, control).value = value
+    setattr(desk.controls.choices, control, value)
     assert desk.wishes == [(control, value)]
 
 
-@pytest.mark.parametrize("button", ["balance", "run", "stop"])
+def test_a_border_that_moves_is_a_wish(desk):
+    split = pp.Split(["blocks.2", "blocks.5", "blocks.9"])
+    desk.controls.editor.split = split
+    assert desk.wishes == [("split", split)]
+
+
+def test_a_view_is_a_wish(desk):
+    desk.controls.view.value = "measured"
+    assert desk.wishes == [("view", "measured")]
+
+
+@pytest.mark.parametrize("button", ["run", "stop", "pin", "unpin", "code"])
 def test_a_press_is_a_wish(desk, button):
     getattr(desk.controls, button).click()
     assert desk.wishes == [(button, None)]
 
 
-def test_each_border_has_a_slider_bounded_by_its_neighbours(desk):
-    desk.show(desk.setting.changed(split=["blocks.2", "blocks.5", "blocks.9"]))
-    limits = [(slider.min, slider.value, slider.max) for slider in desk.controls.cuts]
-    assert limits == [(1, 2, 4), (3, 5, 8), (6, 9, 11)]
-    desk.controls.cuts[1].value = 6
-    assert desk.wishes == [("cut", (1, 6))]
+def test_what_is_pinned_can_be_taken_away_and_no_more_than_can_be_compared_is_pinned(desk):
+    states = []
+    for count in (0, 1, 4):
+        desk.controls.show_pins(count)
+        states.append((desk.controls.pin.disabled, desk.controls.unpin.disabled))
+    assert states == [(False, True), (False, False), (True, False)]
 
 
-def test_a_border_that_cannot_move_is_disabled(desk):
-    desk.show(desk.setting.changed(split=["blocks.2", "blocks.3", "blocks.4"]))
-    assert [slider.disabled for slider in desk.controls.cuts] == [False, True, False]
-
-
-def test_borders_are_named_by_their_layer_and_the_name_is_data(desk):
-    desk.show(desk.setting.changed(split=[HOSTILE, "blocks.5", "blocks.9"]))
-    (row, *_) = [box for box in every(desk.controls.box) if isinstance(box, W.HBox)]
-    assert row.children[1].value == "<code>cost in $ and $ &lt;b&gt;bold&lt;/b&gt;</code>"
-    assert row.children[0].description == "stage 1 begins at"
-
-
-def test_only_needed_sliders_are_seen(desk):
-    desk.show(desk.setting.changed(num_ranks=2))
-    rows = [box for box in every(desk.controls.box) if isinstance(box, W.HBox)]
-    assert [row.layout.display for row in rows] == ["", "none", "none"]
-
-
-def test_stages_per_rank_is_seen_where_the_schedule_takes_it(desk):
+def test_stages_per_rank_can_be_moved_where_the_schedule_takes_it(desk):
     for name in OFFERED:
         info = SCHEDULES[name]
         desk.show(desk.setting.changed(schedule=name))
-        hidden = desk.controls.stages_per_rank.layout.display == "none"
-        assert hidden == (info.stages_per_rank[0] == info.stages_per_rank[1])
+        least, most = desk.controls.choices._limits["stages_per_rank"]
+        assert (least == most) == (info.stages_per_rank[0] == info.stages_per_rank[1]), name
+        desk.show(desk.setting.changed(schedule="1f1b"))
 
 
-def test_the_menu_is_the_table_of_schedules_and_a_table_by_hand_is_added(desk):
-    assert list(desk.controls.schedule.options) == list(OFFERED)
-    mine = pp.Schedule([["0F0", "0B0"]], name="mine")
+def test_the_microbatch_slider_ends_at_the_batch_and_at_what_a_slider_can_hold(desk):
+    assert desk.controls.choices._limits["num_microbatches"] == [1, 48]
+    large = Setting.start(profile_of(4), batch_size=4096, num_microbatches=8)
+    desk.show(large)
+    assert desk.controls.choices._limits["num_microbatches"] == [1, 512]
+    desk.show(large.changed(num_microbatches=1024))
+    assert desk.controls.choices._limits["num_microbatches"] == [1, 1024]
+
+
+def test_a_table_given_by_hand_is_in_the_menu_while_it_is_chosen(desk):
+    mine = pp.Schedule([["0F0", "0B0"], ["1F0", "1B0"]], name="mine")
     desk.show(desk.setting.changed(schedule=mine))
-    assert desk.controls.schedule.options[-1] == desk.controls.schedule.value == "mine"
-    desk.show(desk.setting.changed(schedule="gpipe"))
-    assert list(desk.controls.schedule.options) == list(OFFERED)
+    assert desk.controls.choices.schedule == "mine" and "mine" in desk.controls.choices._menu
+    desk.show(desk.setting.changed(schedule="1f1b"))
+    assert desk.controls.choices._menu == list(OFFERED)
 
 
-def test_a_thousand_layers_and_ranks_have_sliders_for_the_first_borders():
-    desk = Desk(layers=200, schedule="gpipe", num_ranks=200, num_microbatches=2)
-    assert len(desk.controls.cuts) == MOST_CUT_SLIDERS
+def test_run_and_stop_are_enabled_in_turn(desk):
+    desk.controls.show_run(running=False)
+    assert (desk.controls.run.disabled, desk.controls.stop.disabled) == (False, True)
+    desk.controls.show_run(running=True)
+    assert (desk.controls.run.disabled, desk.controls.stop.disabled) == (True, False)
+    desk.controls.show_run(running=False, why_not="no model")
+    assert desk.controls.run.disabled and desk.controls.run.tooltip == "no model"
 
 
-def test_every_control_has_a_description(desk):
-    takes = (W.IntSlider, W.Dropdown, W.Button, W.Checkbox, W.IntProgress)
-    controls = [widget for widget in every(desk.controls.box) if isinstance(widget, takes)]
-    assert len(controls) >= 12
-    assert all(control.description for control in controls)
+def test_code_is_shown_and_hidden(desk):
+    assert not desk.controls.shows_code
+    desk.controls.show_code("x = 1")
+    assert desk.controls.shows_code and desk.controls.code_box.code == "x = 1"
+    desk.controls.show_code(None)
+    assert not desk.controls.shows_code
 
 
-def test_run_and_stop_are_pressed_in_turn_and_a_lab_without_a_model_says_why(desk):
-    controls = desk.controls
-    controls.show_run(running=False)
-    assert (controls.run.disabled, controls.stop.disabled) == (False, True)
-    controls.show_run(running=True)
-    assert (controls.run.disabled, controls.stop.disabled) == (True, False)
-    controls.show_run(running=False, why_not="no model")
-    assert controls.run.disabled and controls.run.tooltip == "no model"
+def test_closing_leaves_no_widget_behind():
+    before = set(registry._instances)
+    desk = Desk()
+    desk.controls.close()
+    assert set(registry._instances) == before
+
+
+def test_every_button_and_menu_has_a_name(desk):
+    def every(widget):
+        yield widget
+        for child in getattr(widget, "children", ()):
+            yield from every(child)
+
+    for widget in every(desk.controls.box):
+        if isinstance(widget, W.Button | W.Dropdown):
+            assert widget.description

@@ -8,25 +8,38 @@ from tests.plots.sizes import trace
 PREDICTED, MEASURED = trace(2, 2), trace(2, 3)
 
 
+def of(view, *, is_current=True):
+    return exhibit(PREDICTED, MEASURED, view=view, is_current=is_current)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_without_a_measurement_every_view_shows_the_prediction(view):
     shown = exhibit(PREDICTED, None, view=view, is_current=False)
-    assert shown.traces == (PREDICTED,)
+    assert shown.traces == (PREDICTED,) and shown.outline is None
     assert bool(shown.hints) == (view == "measured")
 
 
-def test_views_choose_and_both_puts_predicted_over_measured():
-    def of(view):
-        return exhibit(PREDICTED, MEASURED, view=view, is_current=True).traces
+def test_views_choose():
+    assert of("predicted").traces == (PREDICTED,)
+    assert of("measured").traces == (MEASURED,)
+    assert of("both").traces == (PREDICTED, MEASURED)
+    assert (of("over").traces, of("over").outline) == ((MEASURED,), PREDICTED)
+    assert not any(of(view).hints for view in VIEWS)
 
-    assert of("predicted") == (PREDICTED,)
-    assert of("measured") == (MEASURED,)
-    assert of("both") == (PREDICTED, MEASURED)
+
+def test_two_timelines_share_an_axis_and_one_has_its_own():
+    assert of("both").stop == max(PREDICTED.makespan, MEASURED.makespan)
+    assert of("over").stop == 0
 
 
 @pytest.mark.parametrize("view", ["measured", "both"])
 def test_a_measurement_of_an_older_plan_is_marked(view):
-    shown = exhibit(PREDICTED, MEASURED, view=view, is_current=False)
+    shown = of(view, is_current=False)
     assert shown.remarks[-1] == "of an older plan: press Run again"
-    assert not shown.same_plan
     assert shown.hints == ("The plan has changed since the last run.",)
+
+
+def test_a_measurement_of_an_older_plan_is_not_laid_over_a_prediction():
+    shown = of("over", is_current=False)
+    assert shown.traces == (PREDICTED,) and shown.outline is None and shown.remarks == ("",)
+    assert "press Run to measure it" in shown.hints[0]

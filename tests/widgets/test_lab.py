@@ -57,7 +57,7 @@ def live():
 
 
 def png(lab) -> bytes:
-    return base64.b64decode(lab._repr_mimebundle_()[0]["image/png"])
+    return lab.png()
 
 
 def test_what_is_shown_is_a_value(lab):
@@ -70,41 +70,65 @@ def test_what_is_shown_is_a_value(lab):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "control", "shown"),
-    [
-        ("num_ranks", 3, "num_ranks", 3),
-        ("num_microbatches", 5, "num_microbatches", 5),
-        ("schedule", "gpipe", "schedule", "gpipe"),
-        ("view", "predicted", "view", "predicted"),
-        ("memory", True, "memory", True),
-    ],
+    ("name", "value"), [("num_ranks", 3), ("num_microbatches", 5), ("schedule", "gpipe")]
 )
-def test_setting_from_code_moves_the_picture_and_the_controls(lab, name, value, control, shown):
+def test_setting_from_code_moves_the_picture_and_the_controls(lab, name, value):
     before = png(lab)
     setattr(lab, name, value)
-    assert getattr(lab._controls, control).value == shown
-    if name != "view":  # nothing is measured: every view shows the prediction
-        assert png(lab) != before
+    assert getattr(lab._controls.choices, name) == value
+    assert lab._gallery.upper.trace is lab.predicted
+    assert png(lab) != before
 
 
-def test_setting_the_split_moves_the_cut_sliders(lab):
+@pytest.mark.parametrize(
+    ("name", "value"), [("memory", True), ("critical_path", True), ("memory_limit", 1e7)]
+)
+def test_what_the_timeline_shows_can_be_set(lab, name, value):
+    lab.memory = name == "memory_limit"
+    before = png(lab)
+    setattr(lab, name, value)
+    assert getattr(lab._gallery.upper, name) == value
+    assert png(lab) != before
+    assert lab._controls.editor.limit == lab.memory_limit
+
+
+@pytest.mark.parametrize("name", ["memory", "critical_path"])
+def test_a_button_of_the_timeline_is_the_labs(lab, name):
+    setattr(lab._gallery.upper, name, True)
+    assert getattr(lab, name)
+
+
+def test_where_to_begin_may_be_said(profile):
+    lab = pp.Lab(profile, view="both", memory=True, critical_path=True, memory_limit=1e9, num_ranks=2)
+    assert (lab.view, lab.memory, lab.critical_path, lab.memory_limit) == ("both", True, True, 1e9)
+    assert lab._gallery.upper.memory and lab._controls.view.value == "both"
+    lab.close()
+
+
+def test_setting_the_split_moves_the_borders(lab):
     lab.split = ["blocks.2", "blocks.5", "blocks.9"]
     assert lab.split == pp.Split(["blocks.2", "blocks.5", "blocks.9"])
-    assert [slider.value for slider in lab._controls.cuts] == [2, 5, 9]
+    assert lab._controls.editor.split == lab.split
 
 
 def test_moving_a_control_does_what_code_does(lab):
-    lab._controls.num_ranks.value = 3
+    lab._controls.choices.num_ranks = 3
     assert lab.num_ranks == lab.predicted.num_ranks == 3
-    lab._controls.schedule.value = "gpipe"
+    lab._controls.choices.schedule = "gpipe"
     assert lab.schedule.name == "gpipe"
-    lab._controls.cuts[0].value += 1
-    moved = lab.split
-    assert moved != pp.balance(lab.profile, 3, batch_size=6)
-    lab._controls.balance.click()
+    lab._controls.editor.split = pp.Split(["blocks.2", "blocks.5"])
+    assert lab.split == pp.Split(["blocks.2", "blocks.5"])
+    lab._controls.editor.balance()
     assert lab.split == pp.balance(lab.profile, 3, batch_size=6)
-    lab._controls.memory.value = True
-    assert lab.memory
+    lab._controls.view.value = "predicted"
+    assert lab.view == "predicted"
+
+
+def test_undoing_a_change_of_ranks_brings_the_ranks_back(lab):
+    before = lab.split
+    lab.num_ranks = 3
+    lab._controls.editor.split = before
+    assert (lab.num_ranks, lab.split, lab.message) == (4, before, "")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +141,8 @@ def test_moving_a_control_does_what_code_does(lab):
         ("split", ["blocks.1"], "The split has 2 stages"),
         ("stages_per_rank", 2, "stages_per_rank"),
         ("view", "sideways", "view is 'sideways'"),
+        ("memory_limit", -1, "memory_limit is -1"),
+        ("memory_limit", True, "memory_limit is True"),
     ],
 )
 def test_an_impossible_value_raises_is_explained_and_changes_nothing(lab, name, value, sentence):
@@ -139,9 +165,9 @@ def test_an_impossible_value_raises_is_explained_and_changes_nothing(lab, name, 
 
 def test_an_impossible_move_is_explained_and_the_control_goes_back(lab):
     lab.choose(schedule="interleaved-1f1b", num_ranks=3)
-    lab._controls.num_ranks.value = 12  # with two stages a rank more stages than layers
+    lab._controls.choices.num_ranks = 12  # with two stages a rank more stages than layers
     assert "needs 24 stages" in lab.message
-    assert lab._controls.num_ranks.value == lab.num_ranks == 3
+    assert lab._controls.choices.num_ranks == lab.num_ranks == 3
 
 
 def test_names_in_messages_are_data(lab):
@@ -193,8 +219,8 @@ def test_an_error_in_a_callback_is_seen_in_the_widget(lab, monkeypatch):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr(lab._picture, "draw", broken)
-    lab._controls.num_microbatches.value = 3
+    monkeypatch.setattr(lab._gallery.upper, "show", broken)
+    lab._controls.choices.num_microbatches = 3
     assert "ZeroDivisionError: a bug of ours" in lab.message
 
 
@@ -206,10 +232,10 @@ def test_uneven_micro_batches_are_said_to_be(lab):
 def test_a_schedule_made_by_hand_is_shown(lab):
     lab.schedule = pp.Schedule([["0F0", "0F1", "0B0", "0B1"], ["1F0", "1B0", "1F1", "1B1"]], name="mine")
     assert (lab.num_ranks, lab.num_microbatches) == (2, 2)
-    assert lab._controls.schedule.value == "mine"
-    lab._controls.num_microbatches.value = 3
+    assert lab._controls.choices.schedule == "mine"
+    lab._controls.choices.num_microbatches = 3
     assert "finished table" in lab.message
-    lab._controls.schedule.value = "gpipe"
+    lab._controls.choices.schedule = "gpipe"
     assert lab.schedule.name == "gpipe"
 
 
@@ -217,16 +243,136 @@ def test_without_a_front_end_there_is_a_picture_and_its_words(lab):
     data, metadata = lab._repr_mimebundle_()
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/png"]))))
     assert image.shape[1] == 900
-    assert metadata["image/png"]["alt"] == lab.text
+    assert metadata["image/png"]["alt"] == data["text/plain"] == lab.text
     assert "Timeline of 1f1b: 4 ranks, 8 micro-batches, simulated clock" in data["text/plain"]
     assert "application/vnd.jupyter.widget-view+json" in data
+    assert lab._controls.editor._static_tail == data["image/png"][-64:]
 
 
 def test_the_static_picture_is_the_one_that_is_shown_now(lab):
     lab.num_ranks = 2
     data, _ = lab._repr_mimebundle_()
-    assert base64.b64decode(data["image/png"]) == lab._frame.png
-    assert "2 ranks" in data["text/plain"] and lab._frame.alt == lab.text
+    assert base64.b64decode(data["image/png"]) == png(lab)
+    assert "2 ranks" in data["text/plain"]
+
+
+def test_a_tick_sends_one_message_to_each_part_that_moves(lab, monkeypatch):
+    sent = []
+    for part in (lab._controls.choices, lab._controls.editor, lab._gallery.upper):
+        monkeypatch.setattr(part, "send_state", lambda *_, part=part, **__: sent.append(type(part).__name__))
+    lab.num_microbatches = 16
+    assert sorted(sent) == ["Choices", "SplitEditor", "TimelineView"]
+
+
+def test_what_does_not_change_is_not_drawn_again(lab, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(lab._gallery.upper, "show", lambda *_, **__: drawn.append(1))
+    lab.view = "both"
+    lab.memory = True
+    assert drawn == []
+    lab.num_ranks = 2
+    assert drawn == [1]
+
+
+def test_a_profile_alone_makes_a_lab(profile):
+    lab = pp.Lab(profile, batch_size=48, num_ranks=4)
+    assert lab.batch_size == 48 and lab.profile is profile
+    lab.close()
+    with pytest.raises(TypeError, match="takes no loss_fn"):
+        pp.Lab(profile, loss_fn=nn.functional.mse_loss)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "sentence"),
+    [
+        ((3,), {}, "int is neither"),
+        ((nn.Linear(1, 1),), {}, "needs a batch too"),
+        ((nn.Linear(1, 1), torch.ones(2, 1)), {"batch_size": 2}, "batch_size is for a Lab of a profile"),
+    ],
+)
+def test_a_lab_of_something_else_is_a_wrong_call(arguments, options, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        pp.Lab(*arguments, **options)
+
+
+def test_the_code_makes_the_plan_and_runs_it(live):
+    live.choose(split=["1"], num_microbatches=4)
+    x, y = batch()
+    made = {"model": small_model(), "x": x, "y": y, "loss_fn": nn.functional.mse_loss}
+    exec(live.code(), made)
+    assert made["plan"] == live.plan and made["step"].trace.schedule == live.schedule
+
+
+def test_the_code_button_shows_the_code_and_keeps_it_current(lab):
+    lab._controls.code.click()
+    assert lab._controls.code_box.code == lab.code()
+    lab.num_ranks = 2
+    assert lab._controls.code_box.code == lab.code()
+    lab._controls.code.click()
+    assert not lab._controls.shows_code
+
+
+def test_timelines_are_pinned_and_unpinned(lab):
+    one = lab.pin()
+    lab.num_microbatches = 16
+    two = lab.pin()
+    assert lab.pinned == (one, two)
+    assert [trace.label for trace in lab.pinned] == [
+        "1f1b, 4 ranks, 8 micro-batches",
+        "1f1b, 4 ranks, 16 micro-batches",
+    ]
+    assert tuple(lab._gallery.compare.traces) == (one, two)
+    lab._gallery.compare.remove(0)
+    assert lab.pinned == (two,) and tuple(lab._gallery.compare.traces) == (two,)
+    with pytest.raises(pp.PipelabError, match="no pinned timeline 5; there are 1"):
+        lab.unpin(5)
+    lab._controls.unpin.click()
+    assert lab.pinned == () and lab._gallery.compare is None and lab._controls.unpin.disabled
+    lab.pin()
+    lab.unpin(0)
+    assert lab.pinned == ()
+
+
+def test_at_most_four_are_pinned_each_under_a_name_of_its_own(lab):
+    for _ in range(4):
+        lab._controls.pin.click()
+    assert len({trace.label for trace in lab.pinned}) == 4
+    with pytest.raises(pp.PipelabError, match="4 timelines are pinned; unpin one first"):
+        lab.pin()
+    assert len(lab.pinned) == 4 and "unpin one first" in lab.message
+
+
+def test_unpinning_leaves_no_widget_behind(lab):
+    lab.pin()
+    lab.unpin()
+    before = len(registry._instances)
+    lab.pin()
+    lab.unpin()
+    assert len(registry._instances) == before
+
+
+def test_views_of_a_measurement(live):
+    live.run()
+    upper = live._gallery.upper
+    assert upper.trace is live.measured and upper.predicted is live.predicted
+    live.view = "both"
+    lower = live._gallery.lower
+    assert (upper.trace, upper.predicted, lower.trace) == (live.predicted, None, live.measured)
+    assert upper.time_stop == lower.time_stop == max(live.predicted.makespan, live.measured.makespan)
+    upper.view = (0.0, upper.time_stop / 2)
+    assert lower.view == upper.view
+    live.critical_path = True
+    assert lower.critical_path
+    live.view = "measured"
+    assert upper.trace is live.measured and upper.time_stop == 0 and lower.layout.display == "none"
+
+
+def test_a_limit_of_memory_waits_for_traces_that_know_their_bytes(live):
+    live.memory_limit = 1e6
+    live.run()
+    live.view = "both"
+    live.num_microbatches = 2
+    assert live.message == ""
 
 
 def test_a_lab_without_a_model_says_why_it_cannot_run(lab):
@@ -243,6 +389,9 @@ def test_a_run_from_code_gives_the_measured_trace(live):
     assert live.measured_plan == live.plan and live.measured_is_current
     assert "Timeline of" in live.text and "virtual clock" in live.text
     assert "Measured on 2 virtual devices" in live._status.value
+    live.view = "both"
+    assert "virtual clock" in live.text and "simulated clock" in live.text
+    assert live.png() != live._gallery.upper.png()
 
 
 def test_the_run_button_runs_behind_and_the_measured_view_appears(live):
@@ -347,6 +496,7 @@ def test_a_closed_lab_still_has_its_values(lab):
     lab.close()
     lab.close()
     assert lab.predicted.num_ranks == 4
+    assert "Timeline of 1f1b" in lab.text
     assert "application/vnd.jupyter.widget-view+json" not in lab._repr_mimebundle_()[0]
 
 
@@ -361,6 +511,9 @@ def test_fifty_labs_leave_nothing_behind():
             small_model(), x, y, loss_fn=nn.functional.mse_loss, profile=profile, devices=pp.virtual(4)
         )
         lab.num_ranks = 2
+        lab.view = "both"
+        lab.pin()
+        lab._repr_mimebundle_()
         lab.close()
 
     one()
@@ -376,6 +529,10 @@ def test_a_lab_that_cannot_be_made_says_why_and_leaves_nothing(profile):
     before = len(registry._instances)
     with pytest.raises(pp.PipelabError, match="needs 99 stages, but the model has 12 layers"):
         pp.Lab.from_profile(profile, num_ranks=99)
+    with pytest.raises(pp.PipelabError, match="view is 'sideways'"):
+        pp.Lab(profile, view="sideways")
+    with pytest.raises(pp.PipelabError, match="memory_limit is -1"):
+        pp.Lab(profile, memory_limit=-1)
     gc.collect()
     assert len(registry._instances) == before
 

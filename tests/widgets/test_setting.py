@@ -206,3 +206,18 @@ def test_the_first_schedule_is_one_that_a_pipeline_runs(profile):
 def test_where_no_schedule_fits_the_reason_is_given(profile):
     with pytest.raises(pp.PipelabError, match="layers to cut between"):
         Setting.start(profile, num_ranks=10_000)
+
+
+def test_a_searched_schedule_is_made_for_the_costs_of_the_setting(setting):
+    searched = setting.changed(schedule="zb-auto")
+    sizes = {"num_ranks": 4, "num_microbatches": 8}
+    assert searched.schedule == pp.schedule("zb-auto", **sizes, costs=searched.costs)
+    moved = searched.changed(split=["blocks.2", "blocks.3", "blocks.4"])
+    assert moved.schedule == pp.schedule("zb-auto", **sizes, costs=moved.costs) != searched.schedule
+    assert moved.balanced().schedule == searched.schedule
+
+
+def test_a_searched_schedule_is_not_searched_again_for_the_same_costs(setting, monkeypatch):
+    searched = setting.changed(schedule="zb-auto")
+    monkeypatch.setattr("pipelab.widgets.setting.build", None)
+    assert searched.changed(split=searched.split).schedule is searched.schedule

@@ -1,0 +1,113 @@
+"""The part of the Lab that runs: one run at a time, here or behind the notebook's back, and what is then said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import traitlets as T
+
+from pipelab.core.plan import Plan
+from pipelab.core.trace import Trace
+from pipelab.errors import PipelabError
+from pipelab.widgets.controls import Controls
+from pipelab.widgets.markup import error_text
+from pipelab.widgets.measurement import NO_MODEL, Measurement
+from pipelab.widgets.runner import Runner
+
+
+class Runs(T.HasTraits):
+    """Runs the plan that is shown, and takes down what was measured.
+
+    Attributes:
+        measured: the `Trace` of the last run, or None.
+        measured_plan: the plan of that run.
+        running: whether a run is under way.
+    """
+
+    measured = T.Any(None, allow_none=True, read_only=True)
+    measured_plan = T.Any(None, allow_none=True, read_only=True)
+    running = T.Bool(False, read_only=True)
+
+    plan: Any
+    _hint: str
+    _lock: threading.RLock
+    _controls: Controls
+    _explained: Callable[[], AbstractContextManager[None]]
+    _say: Callable[[str], None]
+    _show: Callable[[], None]
+
+    def _set_up(self, measurement: Callable[[Plan], Measurement] | None) -> None:
+        self._measurement_of = measurement
+        self._runner = Runner(self._began, self._controls.show_progress, self._ended)
+        self._controls.show_run(running=False, why_not="" if measurement else NO_MODEL)
+
+    def run(self) -> Trace:
+        """Run the plan here and now: warm-up steps, then a measured one. The model is left as it was.
+
+        Returns:
+            The measured trace, which is also `measured`.
+
+        Raises:
+            PipelabError: there is no model, or a run is under way.
+            KeyboardInterrupt: on an interrupt; `measured` stays what it was.
+        """
+        with self._explained():
+            return self._runner.here(self._new_measurement)
+
+    def start(self) -> None:
+        """Run the plan in the background, as the Run button does; the notebook can go on."""
+        with self._explained():
+            self._runner.behind(self._new_measurement)
+
+    def stop(self) -> None:
+        """Stop the run that is under way, if there is one; `measured` stays what it was."""
+        self._runner.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a run in the background.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+
+        Returns:
+            Whether no run is under way any more.
+        """
+        return self._runner.wait(timeout)
+
+    def _new_measurement(self) -> Measurement:
+        if self._measurement_of is None:
+            raise PipelabError(NO_MODEL)
+        return self._measurement_of(self.plan)
+
+    def _began(self) -> None:
+        with self._lock:
+            self.set_trait("running", True)
+            self._controls.show_progress(0, 1)
+            self._controls.show_run(running=True)
+
+    def _ended(self, measurement: Measurement, result: Trace | BaseException) -> None:
+        with self._lock:
+            if isinstance(result, Trace):
+                self._hint = f"Measured on {measurement.clock}."
+                self._controls.show_progress(1, 1, "success")
+                with self.hold_trait_notifications():
+                    self.set_trait("measured", result)
+                    self.set_trait("measured_plan", measurement.plan)
+            elif isinstance(result, KeyboardInterrupt):
+                self._hint = "Stopped: nothing was measured."
+                self._controls.show_progress(0, 1, "warning")
+            else:
+                self._hint = "The run failed: nothing was measured."
+                self._controls.show_progress(0, 1, "danger")
+                self._say(error_text(result))
+            self._controls.show_run(running=False)
+            self._show()
+            self.set_trait("running", False)
+
+    @property
+    def measured_is_current(self) -> bool:
+        """Whether `measured` is of the plan that is shown now."""
+        return self.measured is not None and self.measured_plan == self.plan
