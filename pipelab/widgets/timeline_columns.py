@@ -116,8 +116,10 @@ def describe(
 
 def overruns(trace: Trace, curves: Sequence[MemoryCurve], limit: float | None) -> list[Overrun]:
     """For each rank that holds more than the limit the first moment when it does; the earliest first."""
-    found = []
-    for curve in curves if limit is not None else ():
+    found: list[Overrun] = []
+    if limit is None:
+        return found
+    for curve in curves:
         over = np.flatnonzero(curve.value > limit)
         if not len(over):
             continue
@@ -127,7 +129,7 @@ def overruns(trace: Trace, curves: Sequence[MemoryCurve], limit: float | None) -
         what = (
             f"with {name_of(trace, row)} at {as_seconds(time)}" if row >= 0 else f"from {as_seconds(time)} on"
         )
-        words = f"rank {curve.rank} holds more than {as_bytes(limit or 0.0)} {what}"
+        words = f"rank {curve.rank} holds more than {as_bytes(limit)} {what}"
         found.append(Overrun(curve.rank, time, row, words[0].upper() + words[1:]))
     return sorted(found, key=lambda one: (one.time, one.rank))
 
@@ -139,7 +141,7 @@ def plain(text: str) -> str:
 
 def _in_order(shown: Scene, trace: Trace) -> Columns:
     """The columns of the boxes by row, and within a row by start, so that the front end can search them."""
-    columns = {
+    columns: Columns = {
         "start": shown.start,
         "end": shown.end,
         "top": shown.top.astype(np.float32),

@@ -377,7 +377,7 @@ def _check_predicted(predicted: object, trace: Trace) -> None:
 def _check_limit(limit: object, trace: Trace) -> None:
     if limit is None:
         return
-    if not isinstance(limit, Real) or isinstance(limit, bool) or not 0 < limit < math.inf:
+    if not isinstance(limit, Real) or isinstance(limit, bool) or not 0 < float(limit) < math.inf:
         raise Refused(f"memory_limit is {limit!r}; give bytes, such as 16 * 2**30, or None.")
     if trace.bytes is None:
         raise Refused(

@@ -238,6 +238,12 @@ class Notebook:
         self.page.wait_for_function(SETTLED, arg=[selector, old])
         return str(self.page.locator(selector).first.get_attribute("src"))
 
+    def set_theme(self, name: str) -> None:
+        """Change to "JupyterLab Dark" or "JupyterLab Light", as the menu does."""
+        script = "name => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: name}) }"
+        self.page.evaluate(script, name)
+        self.page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=name)
+
     def run(self, code: str) -> str:
         """Run code in the notebook's kernel, as a cell would, and return what it prints."""
         script = """code => new Promise((done, fail) => {

@@ -167,6 +167,8 @@ class TimelineScreen {
     dataset.paintMs = (performance.now() - before).toFixed(2);
     dataset.paints = String(Number(dataset.paints || 0) + 1);
     dataset.serial = String(this.meta.serial);
+    const { left, plot, top, row, rows } = this.area;
+    Object.assign(dataset, { left, plot, top, row, rows, from: this.shown[0], to: this.shown[1] }); // where things are
   }
 
   paintTop() {
