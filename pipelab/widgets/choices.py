@@ -19,7 +19,7 @@ class Choices(anywidget.AnyWidget):
         num_ranks, num_microbatches, stages_per_rank: numbers.
     """
 
-    _esm = esm("choices.js")
+    _esm = esm("keys.js", "choices.js")
     _css = css("base.css", "choices.css")
 
     schedule = T.Unicode("").tag(sync=True)
@@ -50,6 +50,6 @@ class CodeBox(anywidget.AnyWidget):
         code: the lines.
     """
 
-    _esm = esm("code_box.js")
+    _esm = esm("keys.js", "code_box.js")
     _css = css("base.css", "code_box.css")
     code = T.Unicode("").tag(sync=True)

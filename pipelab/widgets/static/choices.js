@@ -1,3 +1,5 @@
+import { keepKeys } from "./keys.js";
+
 // The sizes of a schedule: a menu, and for each number a slider with a field to type into. Native elements, so that
 // keys, screen readers and phones work as everywhere.
 const CHOICES_NUMBERS = [
@@ -73,7 +75,7 @@ function choicesNumber(model, name, text, hint) {
 export default {
   render({ model, el }) {
     el.classList.add("pipelab", "pl-choices");
-    el.dataset.lmSuppressShortcuts = "true"; // keys pressed in here are ours, not commands of the notebook
+    el.addEventListener("keydown", keepKeys);
     const parts = [choicesMenu(model), ...CHOICES_NUMBERS.map((one) => choicesNumber(model, ...one))];
     const heard = [];
     for (const part of parts) {

@@ -1,8 +1,10 @@
+import { keepKeys } from "./keys.js";
+
 // Lines of code with a button that copies them. They are text, never markup.
 export default {
   render({ model, el }) {
     el.classList.add("pipelab", "pl-code-box");
-    el.dataset.lmSuppressShortcuts = "true";
+    el.addEventListener("keydown", keepKeys);
     const lines = document.createElement("pre");
     lines.tabIndex = 0; // wide lines scroll, also by keys
     lines.setAttribute("role", "region");
