@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets as T
 
-from pipelab.core.actions import as_index
 from pipelab.core.costs import Costs
 from pipelab.core.profile import Profile
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 from pipelab.planning.balance import balance
 from pipelab.planning.presets import by_parameters, equal_count
-from pipelab.plots.stages import describe_stages, plot_stages
+from pipelab.plots.stages import describe_stages
 from pipelab.widgets.assets import css, esm
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
@@ -30,13 +27,16 @@ from pipelab.widgets.split_bars import (
     layer_columns,
     stage_bars,
 )
+from pipelab.widgets.split_checks import as_by, as_bytes_per_stage, as_limit, as_size, as_split, check_profile
 from pipelab.widgets.split_history import History
+from pipelab.widgets.split_still import still_stages
 from pipelab.widgets.traits import Refused, check_setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SETTINGS = ("split", "by", "batch_size", "limit")
+_DOINGS = ("equal_time", "equal_count", "by_parameters", "undo", "redo")
 _MOST_STAGES_AT_FIRST = 4
 
 _SAME = object()
@@ -50,8 +50,8 @@ class SplitEditor(Shown, anywidget.AnyWidget):
     a slider for mouse, keyboard and screen reader: arrows move it by one layer, Page Up and Page Down by five, Home
     and End as far as its neighbours allow. Ctrl+Z undoes, Ctrl+Shift+Z redoes; a drag is one step.
 
-    Observers of `split` hear every position that the kernel gets to see, also during a drag. The front end keeps one
-    message under way and of later positions only the newest, so a slow observer is not left with a queue.
+    Observers of `split` hear of moves also during a drag. The front end keeps one message under way and of later
+    positions only the newest, so a slow observer is not left with a queue.
 
     Attributes:
         profile: costs of the layers.
@@ -91,7 +91,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
     _esm = esm("geometry.js", "split_geometry.js", "shown.js", "split_parts.js", "split.js")
     _css = css("base.css", "split.css")
 
-    _names = T.List().tag(sync=True)
+    _names: T.List[str] = T.List().tag(sync=True)
     _columns = T.Bytes(b"").tag(sync=True)
     _shown = T.Dict().tag(sync=True)
     _look = T.Dict().tag(sync=True)
@@ -113,19 +113,23 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         by: str = "time",
         limit: float | None = None,
     ) -> None:
-        _check_profile(profile)
+        check_profile(profile)
         if num_stages is not None and split is not None:
             raise TypeError("SplitEditor takes num_stages, or a split; a split says how many stages it has.")
-        size = _as_size(profile.batch_size if batch_size is None else batch_size)
+        size = as_size(profile.batch_size if batch_size is None else batch_size)
         if split is None:
             count = min(_MOST_STAGES_AT_FIRST, profile.num_layers) if num_stages is None else num_stages
             split = balance(profile, count, batch_size=size)
+        split = as_split(split, profile)
+        profile.stages(split)  # what is impossible is refused before there is a widget
+        by, limit = as_by(by), as_limit(limit)
         self._history = History()
         self._serial = 0  # of what is shown; a hand that still has hold of something older is not obeyed
         self._answered = ""
         self._hand = ""
         self._given: Sequence[float] | None = None
         self._given_says = ""
+        self._is_going = False  # back or forth in what was
         self._is_quiet = True  # until all is there
         super().__init__(_look={"time": TIME_LEGEND, "bytes": BYTES_LEGEND})
         self.set_trait("profile", profile)
@@ -141,7 +145,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         *,
         profile: Profile | None = None,
         batch_size: int | None = None,
-        limit: float | None | object = _SAME,
+        limit: float | object | None = _SAME,
         bytes_per_stage: Sequence[float] | None = None,
         bytes_say: str = "as given",
     ) -> None:
@@ -156,19 +160,19 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             batch_size: samples in a micro-batch; None leaves it.
             limit: bytes that a stage may take, or None for no limit; left out, it stays.
             bytes_per_stage: what each stage takes, where that is known better than as weights, gradients and the
-                activations of one micro-batch. It holds until the split changes.
+                activations of one micro-batch. It holds until something changes.
             bytes_say: what these bytes are of, in a few words.
 
         Raises:
             PipelabError: impossible; nothing has changed.
         """
         profile = self.profile if profile is None else profile
-        _check_profile(profile)
-        size = self.batch_size if batch_size is None else _as_size(batch_size)
-        new = self.split if split is None else _as_split(split, profile)
+        check_profile(profile)
+        size = self.batch_size if batch_size is None else as_size(batch_size)
+        new = self.split if split is None else as_split(split, profile)
         profile.stages(new)
-        limit = self.limit if limit is _SAME else _as_limit(limit)
-        given = None if bytes_per_stage is None else _as_bytes_per_stage(bytes_per_stage, new)
+        limit = self.limit if limit is _SAME else as_limit(limit)
+        given = None if bytes_per_stage is None else as_bytes_per_stage(bytes_per_stage, new)
         is_other, is_moved = profile is not self.profile, new != self.split
         with self.hold_sync():
             with self._quietly():
@@ -229,7 +233,8 @@ class SplitEditor(Shown, anywidget.AnyWidget):
     @property
     def costs(self) -> Costs:
         """What each stage costs at `batch_size`."""
-        return self.profile.costs(self.split, batch_size=self.batch_size)  # type: ignore[no-any-return]
+        costs: Costs = self.profile.costs(self.split, batch_size=self.batch_size)
+        return costs
 
     # -- what is shown ------------------------------------------------------------------------------------------
 
@@ -241,18 +246,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
 
     def static_figure(self) -> Figure:
         """The stages as `pp.plot_stages` draws them."""
-        from matplotlib.figure import Figure
-
-        from pipelab.plots.figure import BOTTOM, TITLE_LINE, WIDTH, left_inches, row_inches
-
-        stages = self.num_stages
-        height = row_inches(stages + min(stages, 8))
-        total = BOTTOM + height + 0.12 + 2 * TITLE_LINE
-        left = left_inches([f"stage {stages}"])
-        figure = Figure(figsize=(WIDTH, total))
-        axes = figure.add_axes((left / WIDTH, BOTTOM / total, 1 - (left + 0.6) / WIDTH, height / total))
-        plot_stages(self._drawn, self.split, batch_size=self.batch_size, ax=axes)
-        return figure
+        return still_stages(self._drawn, self.split, self.batch_size)
 
     def close(self) -> None:
         """Drop the widget with its layout; its values stay."""
@@ -265,13 +259,9 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             layout.close()
 
     def _bars(self) -> StageBars:
+        given, says = self._given, self._given_says
         return stage_bars(
-            self._drawn,
-            self.split,
-            self.batch_size,
-            limit=self.limit,
-            given=self._given,
-            given_says=self._given_says,
+            self._drawn, self.split, self.batch_size, limit=self.limit, given=given, given_says=says
         )
 
     def _show_layers(self) -> None:
@@ -283,8 +273,10 @@ class SplitEditor(Shown, anywidget.AnyWidget):
 
     def _show_stages(self) -> None:
         """Send the stages, with what the front end has been answered so far."""
-        self._shown = {
-            **self._bars().to_page(),
+        self._shown = {**self._bars().to_page(), **self._standing()}
+
+    def _standing(self) -> dict[str, Any]:
+        return {
             "serial": self._serial,
             "answered": self._answered,
             "can_undo": self.can_undo,
@@ -296,28 +288,24 @@ class SplitEditor(Shown, anywidget.AnyWidget):
     @T.validate("split")
     def _valid_split(self, proposal: Mapping[str, Any]) -> Split:
         with self._explained():
-            split = _as_split(proposal["value"], self.profile)
+            split = as_split(proposal["value"], self.profile)
             self.profile.stages(split)
         return split
 
     @T.validate("by")
     def _valid_by(self, proposal: Mapping[str, Any]) -> str:
         with self._explained():
-            if proposal["value"] not in ("time", "bytes"):
-                raise PipelabError(
-                    f"by is {proposal['value']!r}; bars are as wide as their 'time' or 'bytes'."
-                )
-        return str(proposal["value"])
+            return as_by(proposal["value"])
 
     @T.validate("batch_size")
     def _valid_size(self, proposal: Mapping[str, Any]) -> int:
         with self._explained():
-            return _as_size(proposal["value"])
+            return as_size(proposal["value"])
 
     @T.validate("limit")
     def _valid_limit(self, proposal: Mapping[str, Any]) -> float | None:
         with self._explained():
-            return _as_limit(proposal["value"])
+            return as_limit(proposal["value"])
 
     @T.observe("split", "batch_size", "limit")
     def _changed(self, change: Mapping[str, Any]) -> None:
@@ -331,8 +319,6 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             if change["name"] == "batch_size":
                 self._show_layers()
             self._show_stages()
-
-    _is_going = False
 
     def _go(self, step: Callable[[Split], Split | None]) -> None:
         split = step(self.split)
@@ -356,24 +342,17 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         """Do what a hand did. The answer goes out last: then observers are done, and the next wish may come."""
         if not isinstance(content, Mapping):
             return
-        doings: dict[object, Callable[[Mapping[str, Any]], None]] = {
-            "move": self._move,
-            "equal_time": lambda _: self.equal_time(),
-            "equal_count": lambda _: self.equal_count(),
-            "by_parameters": lambda _: self.by_parameters(),
-            "undo": lambda _: self.undo(),
-            "redo": lambda _: self.redo(),
-        }
+        what = content.get("what")
         with self.hold_sync():
             try:
-                if content.get("what") in doings:
-                    doings[content["what"]](content)
-            except PipelabError as error:  # a refusal of the split has been explained; an observer's not
-                self._say(str(error))
-            except Exception as error:
+                if what == "move":
+                    self._move(content)
+                elif what in _DOINGS:
+                    getattr(self, what)()
+            except Exception as error:  # seen in the widget, not lost in a log
                 self._say(error_text(error))
             self._answered = str(content.get("id", ""))
-            self._show_stages()
+            self._shown = {**self._shown, **self._standing()}
 
     def _move(self, content: Mapping[str, Any]) -> None:
         """Borders are where a hand has put them; a cut that stays keeps the name it was given."""
@@ -421,43 +400,3 @@ class SplitEditor(Shown, anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return f"<SplitEditor: {self.split}>"
-
-
-def _check_profile(profile: object) -> None:
-    if not isinstance(profile, Profile):
-        raise TypeError(
-            f"A SplitEditor shows a Profile, not {type(profile).__name__}. Call pp.profile(model, x) first."
-        )
-
-
-def _as_split(split: object, profile: Profile) -> Split:
-    if isinstance(split, Split):
-        return split
-    if isinstance(split, str) or not isinstance(split, Iterable):
-        raise TypeError(
-            f"split must be a Split such as Split([{profile.layers[-1]!r}]), or a list of names, not "
-            f"{type(split).__name__}."
-        )
-    return Split(split)
-
-
-def _as_size(size: int) -> int:
-    count = as_index("batch_size", size)
-    if count < 1:
-        raise PipelabError(f"batch_size is {count}; it must be at least 1.")
-    return count
-
-
-def _as_limit(limit: Any) -> float | None:
-    if limit is not None and (
-        not isinstance(limit, Real) or isinstance(limit, bool) or not 0 < limit < math.inf
-    ):
-        raise PipelabError(f"limit is {limit!r}; give bytes above 0, such as 16 * 2**30, or None.")
-    return limit
-
-
-def _as_bytes_per_stage(values: Sequence[float], split: Split) -> tuple[float, ...]:
-    found = tuple(map(float, values))
-    if len(found) != split.num_stages:
-        raise PipelabError(f"bytes_per_stage has {len(found)} entries for {split.num_stages} stages.")
-    return found

@@ -7,6 +7,7 @@ import {
 import { hideStatic } from "./shown.js";
 import { fillSplitBars, fillSplitLegend, fitSplitParts, makeSplitBorder, makeSplitParts } from "./split_parts.js";
 
+const SPLIT_HINT = "Drag a border, or give it the focus and use the arrow keys, Page Up and Down, Home and End.";
 const PAINT_SHADES = [100, 45]; // percent: weights and activations share a colour, in two shades
 
 // The state of one view in the page. `cuts` is where the borders are drawn, which a hand may be ahead of the kernel with.
@@ -28,8 +29,9 @@ class SplitScreen {
     this.awaited = null; // the message under way
     this.drag = null; // { border, hand, offset }
     this.hand = ""; // the key that is held
-    this.room = 0;
+    this.room = 900; // pixels, until it is in the page
     el.append(this.parts.root);
+    this.tell("");
     this.load();
   }
 
@@ -49,7 +51,7 @@ class SplitScreen {
     if (this.awaited && this.shown.answered === this.awaited) this.awaited = null;
     if (this.drag && (this.shown.serial !== this.drag.serial || this.shown.cuts.length !== this.cuts.length)) this.letGo();
     this.sendNext();
-    const isAhead = this.drag || this.awaited || this.queue.length;
+    const isAhead = this.drag || this.awaited;
     if (!isAhead || this.shown.serial !== this.serial) this.cuts = [...this.shown.cuts];
     this.serial = this.shown.serial;
     this.draw();
@@ -70,10 +72,12 @@ class SplitScreen {
   }
 
   sendNext() {
-    if (this.awaited || !this.queue.length) return;
-    const wish = this.queue.shift();
-    this.awaited = `${this.token}:${++this.number}`;
-    this.model.send({ ...wish, id: this.awaited });
+    if (!this.awaited && this.queue.length) {
+      const wish = this.queue.shift();
+      this.awaited = `${this.token}:${++this.number}`;
+      this.model.send({ ...wish, id: this.awaited });
+    }
+    this.parts.root.dataset.waiting = String(this.awaited !== null);
   }
 
   move(border, layer, hand, { rests = false } = {}) {
@@ -125,10 +129,10 @@ class SplitScreen {
 
   drawLayers() {
     const { names, by } = this;
-    const room = this.room || 900;
+    const { room } = this;
     const columns = splitParts(this.columns, by);
     const sizes = splitSizes(columns);
-    this.sized = { by, room: this.room };
+    this.sized = { by, room };
     this.edges = splitEdges(sizes, room);
     const paints = this.paints();
     fillSplitBars(this.parts, {
@@ -138,12 +142,13 @@ class SplitScreen {
   }
 
   drawStages() {
-    const { parts, cuts, names, edges, shown } = this;
+    const { parts, cuts, names, shown } = this;
     const stages = splitStages(cuts, names.length);
     fitSplitParts(parts, stages.length, (number) => this.listenTo(makeSplitBorder(number)));
     // Where a hand is ahead of the kernel the borders are where it is, and the numbers those of a moment ago.
     const isOld = cuts.some((cut, n) => cut !== shown.cuts[n]);
     parts.bands.classList.toggle("pl-split-old", isOld);
+    parts.root.classList.toggle("pl-split-dense", this.room / stages.length < 40);
     stages.forEach(([first, behind], n) => this.drawBand(parts.bands.children[n], n, first, behind));
     cuts.forEach((cut, n) => this.drawBorder(parts.borders.children[n], n, cut));
   }
@@ -155,7 +160,7 @@ class SplitScreen {
     const isOver = shown.over.includes(stage);
     band.style.left = `${100 * edges[first]}%`;
     band.style.width = `${100 * width}%`;
-    band.dataset.room = splitRoom(width * (this.room || 900));
+    band.dataset.room = splitRoom(width * this.room);
     band.classList.toggle("pl-split-odd", stage % 2 === 1);
     band.classList.toggle("pl-split-slowest", isSlowest);
     band.classList.toggle("pl-split-over", isOver);
@@ -226,6 +231,7 @@ class SplitScreen {
     for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) border.addEventListener(name, end);
     border.addEventListener("keydown", (event) => this.pressed(event, number));
     border.addEventListener("keyup", () => (this.hand = ""));
+    border.addEventListener("blur", () => (this.hand = ""));
     return border;
   }
 
@@ -255,10 +261,16 @@ class SplitScreen {
     this.ask({ what });
   }
 
+  // A line below says what the mouse is on, or which border has the focus: some bars are too narrow for any word.
   hover(event) {
     const layer = splitLayerUnder(this.edges, this.at(event));
-    const words = this.describeLayer(layer).split("\n");
-    this.parts.status.textContent = `${plainText(words[0], 90)} · ${words[words.length - 1]}`;
+    this.tell(this.describeLayer(layer));
+  }
+
+  tell(words) {
+    const at = words.lastIndexOf("\n"); // a name may have lines of its own
+    const said = words ? `${plainText(words.slice(0, at), 90)} \u00b7 ${words.slice(at + 1)}` : SPLIT_HINT;
+    if (this.parts.status.textContent !== said) this.parts.status.textContent = said;
   }
 
   // ---- life
@@ -273,8 +285,10 @@ class SplitScreen {
     parts.root.addEventListener("keydown", (event) => this.shortcut(event));
     for (const part of [parts.bars, parts.names]) {
       part.addEventListener("pointermove", (event) => this.hover(event));
-      part.addEventListener("pointerleave", () => (parts.status.textContent = ""));
+      part.addEventListener("pointerleave", () => this.tell(""));
     }
+    parts.bands.addEventListener("pointermove", (event) => this.tell(event.target.closest(".pl-split-band")?.title ?? ""));
+    parts.bands.addEventListener("pointerleave", () => this.tell(""));
     const resize = new ResizeObserver(() => this.resized());
     resize.observe(parts.track);
     return () => {

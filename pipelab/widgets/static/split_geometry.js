@@ -78,7 +78,7 @@ export function splitLayerUnder(edges, at) {
 // Where a key puts a border; null for a key that means nothing here. Right and up are later layers, as for any slider.
 export function splitKey(key, now, limits) {
   const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
-  if (!(key in steps)) return null;
+  if (!Object.hasOwn(steps, key)) return null;
   return Math.min(Math.max(now + steps[key], limits[0]), limits[1]);
 }
 
@@ -99,7 +99,7 @@ export function splitQueued(queue, wish) {
 export function splitRoom(width) {
   if (width >= 84) return "wide";
   if (width >= 50) return "lines";
-  if (width >= 19) return "upright";
+  if (width >= 15) return "upright";
   return "none";
 }
 

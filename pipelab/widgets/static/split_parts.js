@@ -7,6 +7,8 @@ export const SPLIT_PRESETS = [
   ["by_parameters", "Equal parameters", "Move the borders to where the stage with the most parameters has as few as can be"],
 ];
 
+const LETTER = 6.6; // pixels of a name
+
 function splitElement(tag, className, text = "") {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -75,6 +77,7 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
     const width = edges[layer + 1] - edges[layer];
     bar.style.left = `${100 * edges[layer]}%`;
     bar.style.width = `${100 * width}%`;
+    if (width * room < 6) bar.classList.add("pl-split-thin"); // an edge would hide its colours
     bar.title = describe(layer);
     let from = 0;
     const stops = columns.map((column, n) => {
@@ -85,8 +88,9 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
     });
     if (sizes[layer] > 0) bar.style.backgroundImage = `linear-gradient(to bottom, ${stops.join(", ")})`;
     bars.push(bar);
-    if (width * room < 22) return; // not even the first letters
-    const label = splitElement("div", "pl-split-name", plainText(name, 60));
+    if (width * room < 26) return; // not even a few letters
+    // The middle is left out, as what tells layers apart mostly stands at the end.
+    const label = splitElement("div", "pl-split-name", plainText(name, Math.floor((width * room - 4) / LETTER)));
     label.style.left = bar.style.left;
     label.style.width = bar.style.width;
     label.title = bar.title;
