@@ -11,7 +11,6 @@ import traitlets as T
 
 from pipelab.core.comparison import Comparison
 from pipelab.core.differences import Measure, measures
-from pipelab.core.quantities import counted
 from pipelab.core.trace import COMPUTE, Trace
 from pipelab.plots.palette import LEGEND, OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
 from pipelab.plots.wording import literal
@@ -58,17 +57,18 @@ class CompareTable(anywidget.AnyWidget):
 def compare_table(traces: Sequence[Trace], comparison: Comparison) -> dict[str, Any]:
     """What the front end shows of some runs: texts, ready to be laid out."""
     found = measures(comparison)
+    is_one_clock = len({trace.clock for trace in traces}) == 1
     rows = [
         {
             "name": plain(literal(trace.label)),
-            "about": _about(trace),
-            "clock": f"{trace.clock} clock",
+            "clock": "" if is_one_clock else f"{trace.clock} clock",
             "cells": [_cell(measure, k) for measure in found],
             "remark": _FIRST if k == 0 and len(traces) > 1 else "",
         }
         for k, trace in enumerate(traces)
     ]
     return {
+        "runs": f"run ({traces[0].clock} clock)" if is_one_clock else "run",
         "columns": [measure.name for measure in found],
         "rows": rows,
         "legend": [[*LEGEND[paint]] for paint in sorted(_paints(traces))],
@@ -78,11 +78,6 @@ def compare_table(traces: Sequence[Trace], comparison: Comparison) -> dict[str, 
 
 def _cell(measure: Measure, k: int) -> dict[str, Any]:
     return {"text": measure.texts[k], "change": measure.change_texts[k], "best": measure.is_best[k]}
-
-
-def _about(trace: Trace) -> str:
-    microbatches = counted(trace.schedule.num_microbatches, "micro-batch", "micro-batches")
-    return f"{counted(trace.num_ranks, 'rank')}, {microbatches}"
 
 
 def _paints(traces: Sequence[Trace]) -> set[int]:

@@ -17,7 +17,7 @@ from pipelab.widgets.assets import css, esm
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Steps a second that the menu offers."""
 
-_CHIPS = 9
+_CHIPS = 8
 """The most micro-batches in flight that a row shows one by one."""
 
 

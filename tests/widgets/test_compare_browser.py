@@ -38,7 +38,7 @@ def test_timelines_and_table_in_light_and_dark(notebook, tmp_path):
     assert len({round(box["width"]) for box in boxes}) == 1 and len({round(box["x"]) for box in boxes}) == 1
     assert len({round(box["height"]) for box in boxes}) == 1
     heads = page.locator(".pl-compare-table thead th[scope=col]").all_inner_texts()
-    assert heads == ["run", "makespan", "bubble_fraction", "peak memory", "bytes sent"]
+    assert heads == ["run (simulated clock)", "makespan", "bubble_fraction", "peak memory", "bytes sent"]
     assert page.locator(".pl-compare-best").count() >= 2
     frame = "() => { const f = document.querySelector('.pl-compare-frame'); return f.scrollWidth <= f.clientWidth }"
     assert page.evaluate(frame)  # nothing of the table has to be scrolled to

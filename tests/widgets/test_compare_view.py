@@ -188,9 +188,17 @@ def test_the_table_says_by_how_much_and_which_is_best(view):
     assert re.fullmatch(r"\+\d+\.\d %", third["cells"][0]["change"])
     assert third["cells"][1]["change"].endswith(" points")
     assert [row["cells"][2]["best"] for row in table["rows"]] == [False, True, True]
-    assert (second["about"], second["clock"]) == ("4 ranks, 8 micro-batches", "simulated clock")
+    assert second["name"] == "1f1b"
     found = measures(view.comparison)
     assert [cell["text"] for cell in third["cells"]] == [measure.texts[2] for measure in found]
+
+
+def test_the_clock_is_said_once_where_all_have_the_same():
+    measured = pp.Trace.from_times(LATE.schedule, LATE.start, LATE.end, clock="wall", label="measured")
+    same, mixed = (compare_table(runs, pp.compare(runs)) for runs in ((GPIPE, LATE), (LATE, measured)))
+    assert same["runs"] == "run (simulated clock)" and [row["clock"] for row in same["rows"]] == ["", ""]
+    assert mixed["runs"] == "run"
+    assert [row["clock"] for row in mixed["rows"]] == ["simulated clock", "wall clock"]
 
 
 def test_the_legend_names_the_colours_that_there_are():
@@ -239,7 +247,7 @@ def test_closing_leaves_no_widget_and_no_figure():
         view.add(GPIPE)
         view.close()
         view.close()
-        assert view.comparison and view.text
+        assert view.comparison and view.text and view.png() and view._live() == {}
     assert set(widgets) == before and plt.get_fignums() == figures and threading.active_count() == threads
 
 

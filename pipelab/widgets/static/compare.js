@@ -20,9 +20,9 @@ function compareLegend(entries) {
   return legend;
 }
 
-function compareHead(columns, removable) {
+function compareHead({ runs, columns, removable }) {
   const row = compareElement("tr", "");
-  row.append(compareElement("th", "pl-compare-name", { scope: "col" }, "run"));
+  row.append(compareElement("th", "pl-compare-name", { scope: "col" }, runs));
   for (const name of columns) row.append(compareElement("th", "pl-compare-number", { scope: "col", colspan: "2" }, name));
   if (removable) row.append(compareElement("td", ""));
   const head = compareElement("thead", "");
@@ -33,7 +33,8 @@ function compareHead(columns, removable) {
 function compareName(row, number) {
   const cell = compareElement("th", "pl-compare-name", { scope: "row" });
   const name = compareElement("span", "pl-compare-label", { title: row.name }, `${number + 1}. ${row.name}`);
-  cell.append(name, ...[row.about, row.clock].map((text) => compareElement("span", "pl-compare-about", {}, text)));
+  cell.append(name);
+  if (row.clock) cell.append(compareElement("span", "pl-compare-about", {}, row.clock));
   return cell;
 }
 
@@ -68,9 +69,9 @@ function compareRender({ model, el }) {
   el.addEventListener("keydown", compareKeepKey);
 
   function show() {
-    const { columns, rows, legend, removable } = model.get("table");
+    const { rows, legend, removable } = model.get("table");
     const table = compareElement("table", "pl-compare-table");
-    table.append(compareElement("caption", "pl-aloud", {}, "Runs compared with the first"), compareHead(columns, removable));
+    table.append(compareElement("caption", "pl-aloud", {}, "Runs compared with the first"), compareHead(model.get("table")));
     const body = compareElement("tbody", "");
     rows.forEach((row, number) => {
       const line = compareElement("tr", "");
