@@ -54,6 +54,9 @@ _SCRIPTS = (
 _PACKED = ("trace", "predicted", "memory", "memory_limit")
 """What the columns are made of: another one of these, and they are sent anew."""
 
+_ROUNDING = 1e-12
+"""What is less than this fraction of the step is a rounded nothing."""
+
 
 class TimelineView(Shown, anywidget.AnyWidget):
     """A trace as a timeline that answers: what is this action, and why does this rank wait?
@@ -357,10 +360,16 @@ def neighbours(trace: Trace, row: int) -> tuple[list[int], list[int]]:
 
 
 def _reason(trace: Trace, row: int) -> str:
-    """Why a cell started when it did."""
-    if trace.lanes[trace.lane[row]] != COMPUTE or trace.start[row] == trace.end[row]:
+    """Why a cell started when it did; after a gap, what the rank waited for, as over the gap itself."""
+    rank, start = int(trace.rank[row]), float(trace.start[row])
+    if trace.lanes[trace.lane[row]] != COMPUTE or start == trace.end[row]:
         return ""
-    return f"It {trace.why(int(trace.rank[row]), float(trace.start[row])).why[0]}."
+    work = trace.working_rows
+    ended = trace.end[work][(trace.rank[work] == rank) & (trace.end[work] <= start)]
+    gap = start - float(ended.max(initial=0.0))
+    if gap > _ROUNDING * trace.makespan:
+        return trace.why(rank, start - gap / 2).sentence
+    return f"It {trace.why(rank, start).why[0]}."
 
 
 def _check_predicted(predicted: object, trace: Trace) -> None:

@@ -242,7 +242,8 @@ class Notebook:
         """Change to "JupyterLab Dark" or "JupyterLab Light", as the menu does."""
         script = "name => { window.jupyterapp.commands.execute('apputils:change-theme', {theme: name}) }"
         self.page.evaluate(script, name)
-        self.page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=name)
+        script = "name => document.body.dataset.jpThemeName === name && !document.querySelector('#jupyterlab-splash')"
+        self.page.wait_for_function(script, arg=name)
 
     def run(self, code: str) -> str:
         """Run code in the notebook's kernel, as a cell would, and return what it prints."""

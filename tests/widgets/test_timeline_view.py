@@ -190,7 +190,10 @@ def test_links_of_an_action_are_what_it_needs_and_what_needs_it(view, asked):
     answer = asked(what="links", row=names.index("1B0"))
     assert [names[row] for row in answer["before"]] == ["1F0", "2B0"]
     assert [names[row] for row in answer["after"]] == ["0B0"]
-    assert answer["sentence"] == "It needs 2B0 of rank 2."
+    gap = "Rank 1 waits 4 s for 1B0, from 4 s to 8 s: it needs 2B0 of rank 2, which needs 3B0 of rank 3"
+    assert answer["sentence"].startswith(gap), "who has no mouse reads of the gap before the action"
+    assert asked(what="links", row=names.index("0F1"))["sentence"] == "It comes after 0F0 on its rank."
+    assert asked(what="links", row=names.index("0F0"))["sentence"] == "It waits for nothing."
 
 
 @pytest.mark.parametrize("name", TRACES)

@@ -41,6 +41,7 @@ export function makeParts(actions) {
   const canvas = partElement("canvas", "pl-canvas");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-description", HINT);
   const over = partElement("canvas", "pl-over");
   over.setAttribute("aria-hidden", "true");
   const tip = partElement("div", "pl-tip");
