@@ -31,7 +31,7 @@ class CompareTable(anywidget.AnyWidget):
         remove: called with the number of a row when a person presses its button.
     """
 
-    _esm = esm("compare.js")
+    _esm = esm("keys.js", "compare.js")
     _css = css("base.css", "compare.css")
 
     table = T.Dict().tag(sync=True)

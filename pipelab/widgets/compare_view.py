@@ -63,13 +63,12 @@ class CompareView(Shown, W.VBox):
 
     Example:
         >>> import pipelab as pp
-        >>> from pipelab.widgets.compare_view import CompareView
         >>> costs = pp.Costs.uniform(4, latency=0.5)
         >>> runs = {name: pp.simulate(pp.schedule(name, num_ranks=4, num_microbatches=8), costs)
         ...         for name in ("gpipe", "1f1b")}
-        >>> view = CompareView(runs)
-        >>> view.differences["makespan"]
-        (0.0, 0.027777777777777679)
+        >>> view = pp.CompareView(runs)
+        >>> [round(difference, 3) for difference in view.differences["makespan"]]
+        [0.0, 0.139]
         >>> view.remove("gpipe")
         >>> [trace.label for trace in view.traces]
         ['1f1b']

@@ -56,9 +56,8 @@ class StepView(Shown, W.VBox):
 
     Example:
         >>> import pipelab as pp
-        >>> from pipelab.widgets.step_view import StepView
         >>> one = pp.schedule("1f1b", num_ranks=2, num_microbatches=2)
-        >>> view = StepView(pp.simulate(one, pp.Costs.uniform(2)), step=2)
+        >>> view = pp.StepView(pp.simulate(one, pp.Costs.uniform(2)), step=2)
         >>> print(view.now.changes)
         At 2 s: rank 0 ends 0F1 and waits to start 0B0; rank 1 ends 1F0 and starts 1B0.
         >>> view.step = view.num_steps

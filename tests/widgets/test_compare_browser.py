@@ -11,13 +11,12 @@ pytestmark = pytest.mark.browser
 
 MODEL = """
 import pipelab as pp
-from pipelab.widgets.compare_view import CompareView
 held = pp.StageBytes(parameters=(2**20,) * 4, activations=(2**19,) * 4, outputs=(2**10,) * 4)
 costs = pp.Costs((1.0,) * 4, (1.0,) * 4, (1.0,) * 4, bytes=held, links=pp.Links(0.25))
 def run(name):
     return pp.simulate(pp.schedule(name, num_ranks=4, num_microbatches=8), costs)
 runs = {"gpipe": run("gpipe"), "1f1b": run("1f1b"), "<b>hostile</b> $x$ " + "a" * 10_000: run("zb-h1")}
-view = CompareView(runs)
+view = pp.CompareView(runs)
 """
 
 

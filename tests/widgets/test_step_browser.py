@@ -11,12 +11,11 @@ pytestmark = pytest.mark.browser
 
 MODEL = """
 import pipelab as pp
-from pipelab.widgets.step_view import StepView
 held = pp.StageBytes(parameters=(2**20,) * 4, activations=(2**19,) * 4, outputs=(2**10,) * 4)
 costs = pp.Costs((1.0,) * 4, (1.0,) * 4, (1.0,) * 4, bytes=held, links=pp.Links(0.25))
 trace = pp.simulate(pp.schedule("1f1b", num_ranks=4, num_microbatches=8), costs)
 trace = trace.with_label("<img src=x onerror=alert(1)> $x$")
-view = StepView(trace)
+view = pp.StepView(trace)
 """
 
 SENTENCE = ".pl-step-sentence"

@@ -1,3 +1,5 @@
+import { keepKeys } from "./keys.js";
+
 // The numbers of several runs, each with its difference to the first, and what the colours of their timelines mean.
 
 function compareElement(tag, className, attributes = {}, text = "") {
@@ -56,17 +58,12 @@ function compareRemove(model, row, number) {
   return cell;
 }
 
-// In a notebook's command mode Enter edits the cell, also from within an output.
-function compareKeepKey(event) {
-  if (event.key === "Enter" || event.key === " ") event.stopPropagation();
-}
-
 function compareRender({ model, el }) {
   el.classList.add("pipelab", "pl-compare");
   const alert = compareElement("div", "pl-alert", { role: "alert" });
   const frame = compareElement("div", "pl-compare-frame");
   el.append(alert, frame);
-  el.addEventListener("keydown", compareKeepKey);
+  el.addEventListener("keydown", keepKeys);
 
   function show() {
     const { rows, legend, removable } = model.get("table");
@@ -95,7 +92,7 @@ function compareRender({ model, el }) {
   show();
   say();
   return () => {
-    el.removeEventListener("keydown", compareKeepKey);
+    el.removeEventListener("keydown", keepKeys);
     model.off("change:table", show);
     model.off("change:alert", say);
   };

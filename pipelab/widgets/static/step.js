@@ -1,3 +1,5 @@
+import { keepKeys } from "./keys.js";
+
 // What moves a step by hand or by itself, the sentence about what changed, and a row for each rank.
 
 const STEP_PATIENCE = 2000; // ms: after that an answer is not waited for any more
@@ -255,11 +257,6 @@ function stepTable(model) {
 
 // ---- all of it
 
-// In a notebook's command mode the arrows fold headings and Enter edits the cell, also from within an output.
-function stepKeepKey(event) {
-  if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Escape") event.stopPropagation();
-}
-
 function stepRender(model, el, player) {
   el.classList.add("pipelab", "pl-step");
   const controls = stepControls(model, player);
@@ -267,7 +264,7 @@ function stepRender(model, el, player) {
   const alert = stepElement("div", "pl-alert", { role: "alert" });
   const table = stepTable(model);
   el.append(controls.row, alert, sentence, table.frame);
-  el.addEventListener("keydown", stepKeepKey);
+  el.addEventListener("keydown", keepKeys);
 
   function show() {
     // Read aloud, a fast film would only be noise.
@@ -284,7 +281,7 @@ function stepRender(model, el, player) {
   controls.speed.show();
   show();
   return () => {
-    el.removeEventListener("keydown", stepKeepKey);
+    el.removeEventListener("keydown", keepKeys);
     model.off(parts, show);
     model.off("change:speed", controls.speed.show);
   };
