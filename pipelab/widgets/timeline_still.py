@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
+from pipelab.core.quantities import as_seconds
 from pipelab.core.trace import Trace
 from pipelab.plots.artists import set_headline
 from pipelab.plots.critical_path import path_sentence
@@ -21,12 +22,14 @@ from pipelab.plots.figure import (
     row_inches,
 )
 from pipelab.plots.headline import headline
+from pipelab.plots.memory import FULL
 from pipelab.plots.palette import INK
 from pipelab.plots.scene import HALF, rows_of
 from pipelab.plots.timeline import plot_timeline
 from pipelab.plots.wording import literal
+from pipelab.widgets.timeline_columns import overruns
 
-_TALLER = 0.06  # of a row: an outline stands out over the box that it lies on
+_TALLER = 0.07  # of a row: an outline stands out around the box that lies in it
 
 
 def still_timeline(
@@ -54,6 +57,10 @@ def still_timeline(
     lines = [literal(title, 110)] if title else headline(trace, trace.report(), remark).split("\n")
     if critical_path:
         lines.append(path_sentence(trace.critical_path()))
+    if predicted is not None:
+        lines.append(f"outlines: predicted, {as_seconds(predicted.makespan)}")
+    over = overruns(trace, trace.memory(), memory_limit) if memory_limit is not None else []
+    lines += [one.words for one in over[:1]]
     axes = _axes(trace, len(lines), memory)
     plot_timeline(trace, ax=axes, memory=memory, critical_path=critical_path)
     set_headline(axes, "\n".join(lines))
@@ -84,15 +91,13 @@ def _add_outlines(axes: Axes, trace: Trace, predicted: Trace) -> None:
     corners = np.empty((cells, 4, 2))
     corners[:, :2, 0], corners[:, 2:, 0] = predicted.start[:cells, None], predicted.end[:cells, None]
     corners[:, (0, 3), 1], corners[:, (1, 2), 1] = (y - half)[:, None], (y + half)[:, None]
-    outlines = PolyCollection(corners, facecolors="none", edgecolors=INK, linewidths=0.8, zorder=4)  # type: ignore[arg-type]
+    outlines = PolyCollection(corners, facecolors="none", edgecolors=INK, linewidths=0.8, zorder=1.5)  # type: ignore[arg-type]
     axes.add_collection(outlines, autolim=False)
     axes.set_xlim(0.0, max(axes.get_xlim()[1], predicted.makespan))
 
 
 def _add_limit(axes: Axes, trace: Trace, limit: float) -> None:
     """A line across each strip; a limit above everything that is held has no place in them."""
-    from pipelab.plots.memory import FULL
-
     most = max(curve.peak for curve in trace.memory()) or 1.0
     if limit > most / FULL:
         return

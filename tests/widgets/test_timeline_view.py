@@ -6,10 +6,10 @@ import gc
 import time
 import weakref
 
-import ipywidgets as W
 import numpy as np
 import pytest
 import traitlets as T
+from ipywidgets.widgets.widget import _instances
 
 import pipelab as pp
 from pipelab.errors import PipelabError
@@ -215,8 +215,19 @@ def test_the_still_picture_is_that_of_matplotlib(name):
     trace = TRACES[name]()
     view = TimelineView(trace, predicted=trace, memory=True, critical_path=True)
     figure = view.static_figure()
-    assert figure.axes[0].get_title(loc="left") or figure.axes[0].get_title()
+    assert figure.axes[0].get_title().startswith(trace.label)
     assert view.png()[:4] == b"\x89PNG" and view.png() == view.png()
+    view.close()
+
+
+def test_the_still_picture_says_what_its_lines_are():
+    view = TimelineView(
+        with_bytes(), predicted=with_bytes(), memory=True, memory_limit=2.6 * 2**30, critical_path=True
+    )
+    view.moment = 3
+    lines = view.static_figure().axes[0].get_title().splitlines()
+    assert lines[2].startswith("critical path: ")
+    assert lines[3:] == ["outlines: predicted, 33 s", "Rank 0 holds more than 2.6 GiB with 0F2 at 2 s"]
     view.close()
 
 
@@ -235,9 +246,7 @@ def test_a_title_of_ones_own_is_text(view):
 
 def test_fifty_views_leave_nothing_behind():
     TimelineView(simulated()).close()
-    before = len(
-        W.Widget._active_widgets if hasattr(W.Widget, "_active_widgets") else W.widgets.widget._instances
-    )
+    before = len(_instances)
     kept = []
     for _ in range(50):
         view = TimelineView(simulated(), memory=True)
@@ -246,9 +255,7 @@ def test_fifty_views_leave_nothing_behind():
         view.close()  # twice is once
     del view
     gc.collect()
-    after = len(
-        W.Widget._active_widgets if hasattr(W.Widget, "_active_widgets") else W.widgets.widget._instances
-    )
+    after = len(_instances)
     assert after == before
     assert not [one for one in kept if one() is not None]
 

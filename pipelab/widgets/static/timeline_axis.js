@@ -102,7 +102,7 @@ export function paintStripLabels(ctx, { area, meta, theme, labels }) {
   ctx.fillStyle = theme.soft;
   ctx.textBaseline = "bottom";
   const limit = meta.memory.limit > 0 ? ` \u00b7 - - ${meta.memory.limit_text}` : "";
-  ctx.fillText(meta.memory.title + limit, area.left, area.stripsTop - 2, area.plot);
+  ctx.fillText(meta.memory.title + limit, area.left, area.stripsTop - 2, area.plot + area.right);
   ctx.textBaseline = "middle";
   ctx.fillStyle = theme.ink;
   const every = labelEvery(area.strips, area.strip, 13);
