@@ -166,8 +166,9 @@ class SplitScreen {
     band.classList.toggle("pl-split-over", isOver);
     const [mark, name, seconds, bytes] = band.children;
     const isWide = band.dataset.room === "wide";
+    const isNarrow = ["upright", "thin", "none"].includes(band.dataset.room);
     mark.textContent = isSlowest ? (isWide ? "\u25b2 slowest" : "\u25b2") : "";
-    name.textContent = band.dataset.room === "upright" ? String(stage) : `stage ${stage}`;
+    name.textContent = isNarrow ? String(stage) : `stage ${stage}`;
     seconds.textContent = shown.seconds[stage] ?? "";
     bytes.textContent = (isOver ? (isWide ? "\u26a0 over: " : "\u26a0 ") : "") + (shown.memory[stage] ?? "");
     const count = behind - first;

@@ -95,11 +95,12 @@ export function splitQueued(queue, wish) {
   return same ? [...queue.slice(0, -1), wish] : [...queue, wish];
 }
 
-// How much fits in a stage's band: all in lines, all on its side, its number, nothing.
+// How much fits in a stage's band: lines with words, short lines, a number with the time on its side, nothing.
 export function splitRoom(width) {
   if (width >= 84) return "wide";
   if (width >= 50) return "lines";
   if (width >= 15) return "upright";
+  if (width >= 11) return "thin";
   return "none";
 }
 
