@@ -49,9 +49,9 @@ class Controls:
         self.editor = SplitEditor(setting.profile, split=setting.split, batch_size=_size(setting))
         self.run = _button("Run", "play", "", style="success")
         self.stop = _button("Stop", "stop", "Stop the run")
-        self.progress = W.IntProgress(description="progress", min=0, max=1, style=_WIDE, layout=_width(190))
+        self.progress = W.IntProgress(min=0, max=1, tooltip="progress of the run", layout=_width(100))
         names = [(_VIEW_NAMES[view], view) for view in VIEWS]
-        self.view = W.Dropdown(options=names, description="show", style=_WIDE, layout=_width(240))
+        self.view = W.Dropdown(options=names, description="show", style=_WIDE, layout=_width(245))
         self.pin = _button("Pin", "thumb-tack", "Keep this timeline below, to compare others with it")
         self.unpin = _button("Unpin", "times", "Take all that was pinned away")
         self.unpin.disabled = True

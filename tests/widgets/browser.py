@@ -196,11 +196,9 @@ class Notebook:
 
     def save(self) -> bytes:
         """Save the notebook and return its file."""
-        before = self.path.stat().st_mtime_ns
-        self.page.evaluate("() => { window.jupyterapp.commands.execute('docmanager:save') }")
-        end = time.monotonic() + WAIT / 1000
-        while self.path.stat().st_mtime_ns == before and time.monotonic() < end:
-            time.sleep(0.05)
+        script = """limit => Promise.race([window.jupyterapp.shell.currentWidget.context.save(),
+            new Promise((_, fail) => setTimeout(() => fail(new Error('not saved')), limit))])"""
+        self.page.evaluate(script, WAIT)
         return self.path.read_bytes()
 
     def reopen(self) -> None:

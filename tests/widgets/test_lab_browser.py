@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.widgets.conftest import shoot
@@ -22,32 +24,40 @@ class Block(torch.nn.Module):
 torch.manual_seed(0)
 model = torch.nn.Sequential(*[Block() for _ in range(8)], torch.nn.Linear(32, 1))
 x, y = torch.randn(32, 32), torch.randn(32, 1)
-profile = pp.profile(model, x[:4], y[:4], loss_fn=torch.nn.functional.mse_loss, repeats=1, progress=False)
-lab = pp.Lab(model, x, y, loss_fn=torch.nn.functional.mse_loss, profile=profile, schedule="1f1b", num_ranks=4,
-             devices=pp.virtual(4))
+loss_fn = torch.nn.functional.mse_loss
+profile = pp.profile(model, x[:4], y[:4], loss_fn=loss_fn, repeats=1, progress=False)
+lab = pp.Lab(model, x, y, loss_fn=loss_fn, profile=profile, schedule="1f1b", num_ranks=4, devices=pp.virtual(4))
 """
 
-PICTURE = "img.pipelab-picture"
-ALERT = ".jupyter-widgets [role=alert]"
+CANVAS = ".pl-timeline .pl-canvas"
+ALERT = ".jupyter-widgets .widget-html [role=alert]"
+PAINTED = """([selector, old]) => { const c = document.querySelector(selector);
+  return c && Number(c.dataset.paints || 0) > 0 && c.getAttribute('aria-label') !== old }"""
+
+
+def painted(notebook, old: str | None = None, selector: str = CANVAS) -> str:
+    """The words of the first timeline once it is drawn and says something else than `old`."""
+    notebook.page.wait_for_function(PAINTED, arg=[selector, old])
+    return str(notebook.page.locator(selector).first.get_attribute("aria-label"))
 
 
 def slider(page, label: str):
-    """The handle of the slider with a label."""
-    row = page.locator(".widget-slider", has=page.get_by_text(label, exact=True))
-    return row.locator(".noUi-handle").first
+    return page.locator(f".pl-choices input[type=range][aria-label='{label}']")
 
 
 def button(page, label: str):
     return page.locator("button.jupyter-button", has_text=label)
 
 
-def drag(page, handle, pixels: int) -> None:
-    box = handle.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + pixels, y, steps=8)
-    page.mouse.up()
+def border(page, number: int):
+    """The handle of the border before stage `number`."""
+    return page.locator(".pl-split [role=slider]").nth(number - 1)
+
+
+def point(page, locator, right: float, down: float) -> tuple[float, float]:
+    """A place in a picture, as shares of its width and height."""
+    box = locator.bounding_box()
+    return box["x"] + right * box["width"], box["y"] + down * box["height"]
 
 
 @pytest.fixture
@@ -55,109 +65,185 @@ def notebook(open_notebook):
     return open_notebook([MODEL, "lab"])
 
 
-def test_the_picture_says_itself_in_words(notebook):
-    notebook.picture(PICTURE)
-    alt = notebook.page.locator(PICTURE).get_attribute("alt")
-    assert "Timeline of 1f1b: 4 ranks, 8 micro-batches, simulated clock" in alt
-
-
-def test_keys_on_a_slider_move_the_picture(notebook, tmp_path):
-    old = notebook.picture(PICTURE)
+def test_choices_by_keys_and_by_typing_move_the_picture(notebook, tmp_path):
+    page, old = notebook.page, painted(notebook)
+    assert "Timeline of 1f1b: 4 ranks, 8 micro-batches, simulated clock" in old
     shoot(notebook, "lab-predicted", tmp_path)
-    slider(notebook.page, "ranks").focus()
-    notebook.page.keyboard.press("ArrowLeft")
-    notebook.picture(PICTURE, old)
+    slider(page, "ranks").focus()
+    page.keyboard.press("ArrowLeft")
+    old = painted(notebook, old)
+    assert "3 ranks" in old
     assert notebook.run("print(lab.num_ranks, lab.predicted.num_ranks, lab.split.num_stages)") == "3 3 3"
-    assert "3 ranks" in notebook.page.locator(PICTURE).get_attribute("alt")
-
-
-def test_dragging_a_cut_reaches_the_kernel(notebook, tmp_path):
-    old = notebook.picture(PICTURE)
-    before = notebook.run("print(lab.split)")
-    drag(notebook.page, slider(notebook.page, "stage 2 begins at"), 120)
-    notebook.picture(PICTURE, old)
-    after = notebook.run("print(lab.split)")
-    assert after != before
-    name = notebook.run("print(lab.split.cuts[1])")
-    notebook.page.locator(".widget-html code", has_text=name).first.wait_for()
-    shoot(notebook, "lab-cut", tmp_path)
-    button(notebook.page, "Balance").click()
-    notebook.page.wait_for_timeout(200)
-    assert notebook.run("print(lab.split)") == before
-
-
-def test_the_menu_changes_the_schedule_and_shows_what_it_takes(notebook, tmp_path):
-    old = notebook.picture(PICTURE)
-    page = notebook.page
-    assert not page.get_by_text("stages per rank", exact=True).is_visible()
-    menu = page.locator(".widget-dropdown", has=page.get_by_text("schedule", exact=True)).locator("select")
-    menu.select_option("interleaved-1f1b")
-    notebook.picture(PICTURE, old)
-    page.get_by_text("stages per rank", exact=True).wait_for()
-    assert notebook.run("print(lab.schedule.name, lab.split.num_stages)") == "interleaved-1f1b 8"
+    typed = page.locator("input[aria-label='micro-batches, as a number']")
+    typed.fill("16")
+    typed.press("Enter")
+    old = painted(notebook, old)
+    assert "16 micro-batches" in old and slider(page, "micro-batches").input_value() == "16"
+    assert not slider(page, "stages per rank").is_visible()
+    page.locator(".pl-choices select").select_option("interleaved-1f1b")
+    painted(notebook, old)
+    slider(page, "stages per rank").wait_for()
+    assert notebook.run("print(lab.schedule.name, lab.split.num_stages)") == "interleaved-1f1b 6"
     shoot(notebook, "lab-interleaved", tmp_path)
 
 
-def test_run_gives_a_measured_view_under_the_prediction(notebook, tmp_path):
-    old = notebook.picture(PICTURE)
+def test_a_border_moves_by_mouse_and_by_keys(notebook, tmp_path):
+    page, old = notebook.page, painted(notebook)
+    before = notebook.run("print(lab.split)")
+    x, y = point(page, border(page, 2), 0.5, 0.5)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y, steps=8)
+    page.mouse.up()
+    old = painted(notebook, old)
+    dragged = notebook.run("print(lab.split)")
+    assert dragged != before
+    shoot(notebook, "lab-dragged", tmp_path)
+    border(page, 1).focus()
+    page.keyboard.press("ArrowRight")
+    old = painted(notebook, old)
+    assert notebook.run("print(lab.split)") not in (before, dragged)
+    page.keyboard.press("Control+z")
+    old = painted(notebook, old)
+    assert notebook.run("print(lab.split)") == dragged
+    page.get_by_role("button", name="Equal time").click()
+    painted(notebook, old)
+    assert notebook.run("print(lab.split)") == before
+
+
+def test_pointing_says_what_and_why(notebook, tmp_path):
     page = notebook.page
+    painted(notebook)
+    canvas, tip = page.locator(CANVAS), page.locator(".pl-tip")
+    page.mouse.move(*point(page, canvas, 0.1, 0.1))
+    for share in range(12, 60):  # from the axis into the first row
+        page.mouse.move(*point(page, canvas, share / 100, 0.1))
+        if tip.is_visible() and "0F" in tip.inner_text():
+            break
+    assert "0F" in tip.inner_text() and "rank 0" in tip.inner_text()
+    page.mouse.move(*point(page, canvas, 0.13, 0.57))  # the last rank waits for the first micro-batch
+    page.wait_for_function("() => document.querySelector('.pl-tip').innerText.includes('waits')")
+    shoot(notebook, "lab-why", tmp_path)
+    page.get_by_role("button", name="Memory").first.click()
+    page.get_by_role("button", name="Critical path").first.click()
+    page.wait_for_function("() => document.querySelector('.pl-title').innerText.includes('ritical path')")
+    assert notebook.run("print(lab.memory, lab.critical_path)") == "True True"
+    shoot(notebook, "lab-memory", tmp_path)
+
+
+def test_run_gives_a_measured_view_and_the_code_makes_it_again(notebook, tmp_path):
+    page, old = notebook.page, painted(notebook)
     button(page, "Run").click()
     button(page, "Stop").and_(page.locator(":enabled")).wait_for()
-    notebook.picture(PICTURE, old)
     page.get_by_text("Measured on 4 virtual devices").wait_for()
-    alt = page.locator(PICTURE).get_attribute("alt")
-    assert "simulated clock" in alt and "virtual clock" in alt
+    old = painted(notebook, old)
+    assert "virtual clock" in old
     assert button(page, "Stop").is_disabled() and button(page, "Run").is_enabled()
-    page.locator(".widget-checkbox", has_text="memory").locator("input").check()
-    page.wait_for_timeout(500)
-    page.locator(PICTURE).scroll_into_view_if_needed()
     shoot(notebook, "lab-measured", tmp_path)
+    page.locator(".widget-dropdown", has=page.get_by_text("show", exact=True)).locator(
+        "select"
+    ).select_option("predicted above measured")
+    page.wait_for_function("() => document.querySelectorAll('.pl-timeline .pl-canvas').length === 2")
+    assert "simulated clock" in painted(notebook, old)
+    shoot(notebook, "lab-both", tmp_path)
+    button(page, "Code").click()
+    lines = page.locator(".pl-code-box pre")
+    lines.wait_for()
+    made = notebook.run(lines.inner_text() + "\nprint(plan == lab.plan, step.trace.clock)")
+    assert made == "True virtual"
+    shoot(notebook, "lab-code", tmp_path)
     assert notebook.run("print(lab.measured.clock, lab.measured_is_current)") == "virtual True"
 
 
-def test_a_stopped_run_leaves_all_well(notebook, tmp_path):
-    notebook.picture(PICTURE)
-    page = notebook.page
+def test_a_stopped_run_leaves_all_well_and_the_kernel_answers_meanwhile(notebook, tmp_path):
+    page, old = notebook.page, painted(notebook)
     button(page, "Run").click()
+    assert notebook.run("print(lab.running)") == "True"
+    slider(page, "micro-batches").focus()
+    page.keyboard.press("ArrowRight")
+    painted(notebook, old)
     button(page, "Stop").and_(page.locator(":enabled")).click()
     page.get_by_text("Stopped: nothing was measured.").wait_for()
     shoot(notebook, "lab-stopped", tmp_path)
-    state = (
-        "print(lab.measured, lab.running, all(p.grad is None for p in model.parameters()), lab.message == '')"
-    )
-    assert notebook.run(state) == "None False True True"
+    state = "print(lab.num_microbatches, lab.measured, lab.running, all(p.grad is None for p in model.parameters()))"
+    assert notebook.run(state) == "9 None False True"
+    page.keyboard.press("ArrowLeft")
     button(page, "Run").click()
     page.get_by_text("Measured on 4 virtual devices").wait_for()
-    assert notebook.run("print(lab.measured.num_ranks)") == "4"
+    assert notebook.run("print(lab.measured.num_ranks, repr(lab.message))") == "4 ''"
 
 
-def test_the_kernel_answers_while_a_run_is_under_way(notebook):
-    notebook.picture(PICTURE)
-    button(notebook.page, "Run").click()
-    assert notebook.run("print(lab.running)") == "True"
-    old = notebook.picture(PICTURE)
-    slider(notebook.page, "micro-batches").focus()
-    notebook.page.keyboard.press("ArrowRight")
-    notebook.picture(PICTURE, old)
-    assert (
-        notebook.run("print(lab.num_microbatches, lab.wait(60), lab.measured_is_current)") == "9 True False"
-    )
-
-
-def test_what_is_impossible_is_explained_and_the_slider_goes_back(notebook, tmp_path):
-    notebook.picture(PICTURE)
+def test_what_is_impossible_and_what_breaks_is_seen(notebook, tmp_path):
+    page, old = notebook.page, painted(notebook)
     notebook.run("lab.schedule = 'interleaved-1f1b'")
-    handle = slider(notebook.page, "ranks")
-    handle.focus()
-    notebook.page.keyboard.press("ArrowRight")  # five ranks with two stages each, but there are nine layers
-    alert = notebook.page.locator(ALERT)
+    old = painted(notebook, old)
+    slider(page, "ranks").focus()
+    page.keyboard.press("ArrowRight")  # five ranks with two stages each, but there are nine layers
+    alert = page.locator(ALERT)
     alert.wait_for()
     assert "needs 10 stages" in alert.inner_text()
-    notebook.page.wait_for_function(
-        "h => h.getAttribute('aria-valuenow') === '4.0'", arg=handle.element_handle()
-    )
+    page.wait_for_function("() => document.querySelector('.pl-choices input[type=range]').value === '4'")
     assert notebook.run("print(lab.num_ranks)") == "4"
     shoot(notebook, "lab-explained", tmp_path)
-    notebook.page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
     alert.wait_for(state="detached")
-    assert notebook.run("print(lab.num_ranks, repr(lab.message))") == "3 ''"
+    old = painted(notebook, old)
+    notebook.run(
+        "kept = lab._setting.__class__.report; lab._setting.__class__.report = property(lambda s: 1 / 0)"
+    )
+    page.keyboard.press("ArrowRight")
+    alert.wait_for()
+    assert "ZeroDivisionError: division by zero" in alert.inner_text()
+    shoot(notebook, "lab-broken", tmp_path)
+    notebook.run("lab._setting.__class__.report = kept")
+    page.keyboard.press("ArrowLeft")
+    alert.wait_for(state="detached")
+
+
+def test_plans_are_pinned_compared_and_unpinned(notebook, tmp_path):
+    page, old = notebook.page, painted(notebook)
+    page.locator("button.jupyter-button", has_text=re.compile("^Pin$")).click()
+    page.locator(".pl-choices select").select_option("gpipe")
+    painted(notebook, old)
+    page.locator("button.jupyter-button", has_text=re.compile("^Pin$")).click()
+    page.get_by_role("columnheader").first.wait_for()
+    table = page.locator("table", has=page.get_by_role("columnheader"))
+    table.get_by_text("gpipe").first.wait_for()
+    assert "1f1b" in table.inner_text()
+    table.scroll_into_view_if_needed()
+    shoot(notebook, "lab-pinned", tmp_path)
+    assert notebook.run("print([trace.schedule.name for trace in lab.pinned])") == "['1f1b', 'gpipe']"
+    table.locator("button", has_text="×").first.click()
+    table.get_by_text("1f1b").first.wait_for(state="detached")
+    assert notebook.run("print([trace.schedule.name for trace in lab.pinned])") == "['gpipe']"
+    button(page, "Unpin").click()
+    table.wait_for(state="detached")
+
+
+def test_a_hand_that_is_faster_than_the_kernel_leaves_no_queue(notebook):
+    page = notebook.page
+    painted(notebook)
+    notebook.run(
+        """
+import time
+ticks, adopt = [], lab._adopt
+def slowly(setting):
+    time.sleep(0.1)
+    ticks.append(setting.num_microbatches)
+    adopt(setting)
+lab._adopt = slowly
+lab.num_microbatches = 1
+ticks.clear()
+"""
+    )
+    slider(page, "micro-batches").focus()
+    page.wait_for_function(
+        "() => document.querySelectorAll('.pl-choices input[type=range]')[1].value === '1'"
+    )
+    for _ in range(25):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('.pl-canvas').ariaLabel.includes('26 micro-batches')"
+    )
+    drawn = eval(notebook.run("print(ticks)"))
+    assert drawn[-1] == 26 and len(drawn) < 15
