@@ -174,15 +174,14 @@ class TimelineView(Shown, anywidget.AnyWidget):
         _check_limit(self.memory_limit, trace)
         self._remark = remark
         old = self.trace
-        with self.hold_sync():
-            self._is_moving = True
-            try:
-                self.predicted = None  # for a moment, as it may be of another schedule than the trace
-                self.trace = trace
-                self.predicted = predicted
-            finally:
-                self._is_moving = False
-            self._moved(old)
+        self._is_moving = True
+        try:
+            self.predicted = None  # for a moment, as it may be of another schedule than the trace
+            self.trace = trace
+            self.predicted = predicted
+        finally:
+            self._is_moving = False
+        self._moved(old)
 
     def why(self, rank: int, time: float) -> Why:
         """What a rank does at a moment; in a gap, the chain of actions that it waits for (see `Trace.why`)."""

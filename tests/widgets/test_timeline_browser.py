@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.widgets import browser as real
 from tests.widgets.conftest import shoot
 
 pytestmark = pytest.mark.browser
@@ -25,6 +26,8 @@ view = TimelineView(trace())
 CANVAS = "canvas.pl-canvas"
 FORWARD, BACKWARD = (0x8C, 0xCB, 0xEF), (0x08, 0x30, 0x6B)
 
+AS_AT_FIRST = """() => { const c = document.querySelector('canvas.pl-canvas');
+  return c.dataset.to === '33' && c.dataset.from === '0' && !document.querySelector('.pl-status').textContent }"""
 PIXEL = """([number, x, y]) => {
   const c = document.querySelectorAll('canvas.pl-canvas')[number], r = c.width / c.clientWidth;
   return [...c.getContext('2d').getImageData(Math.round(x * r), Math.round(y * r), 1, 1).data].slice(0, 3) }"""
@@ -100,15 +103,31 @@ class Timeline:
 
 @pytest.fixture
 def open_timeline(open_notebook):
-    def go(*cells):
-        return Timeline(open_notebook([SETUP, *(cells or ("view",))]))
+    return lambda *cells: Timeline(open_notebook([SETUP, *cells]))
 
-    return go
+
+@pytest.fixture(scope="module")
+def shared(server, chromium):
+    """One notebook with one view: to open another for each test takes longer than the tests."""
+    notebook = real.Notebook(chromium, server, "timeline", [SETUP, "view"])
+    assert not notebook.output_errors()
+    yield Timeline(notebook)
+    notebook.close()
+    assert not notebook.errors and not notebook.foreign
 
 
 @pytest.fixture
-def timeline(open_timeline):
-    return open_timeline()
+def timeline(shared):
+    """The view as it was at first."""
+    shared.page.mouse.move(2, 2)
+    shared.page.evaluate("() => document.activeElement?.blur()")
+    shared.page.wait_for_timeout(150)  # what the last test set off has reached the kernel
+    before = shared.painted(0)
+    shared.notebook.run("view.selected = -1; view.view = (0, 0); view.memory = view.critical_path = False")
+    shared.notebook.run("view.show(trace())")
+    shared.painted(before)
+    shared.page.wait_for_function(AS_AT_FIRST)
+    return shared
 
 
 def test_boxes_are_where_the_trace_says_and_words_say_the_same(timeline, tmp_path):
@@ -253,8 +272,7 @@ def test_another_trace_from_code_moves_the_picture_and_drops_what_was_asked(time
     before = timeline.painted(0)
     timeline.notebook.run("view.show(trace('gpipe', 3, 6), remark='another plan')")
     timeline.painted(before)
-    timeline.page.wait_for_function("() => document.querySelector('canvas.pl-canvas').dataset.serial === '1'")
-    assert timeline.data("rows") == "3"
+    timeline.page.wait_for_function("() => document.querySelector('canvas.pl-canvas').dataset.rows === '3'")
     assert "gpipe: 3 ranks" in timeline.canvas.get_attribute("aria-label")
     assert "another plan" in timeline.root.locator(".pl-title").inner_text()
     assert not timeline.root.locator(".pl-tip").is_visible()
@@ -373,12 +391,16 @@ def test_a_hundred_thousand_actions_stay_usable(open_timeline, tmp_path):
     assert re.search(r"\d+[FB]\d+: ", timeline.root.locator(".pl-status").inner_text())
 
 
-def test_a_view_shown_again_and_closed_leaves_nothing_in_the_page(timeline):
+def test_a_view_shown_again_and_closed_leaves_nothing_in_the_page(open_timeline):
+    timeline = open_timeline("view")
     page = timeline.page
     for _ in range(3):
+        page.evaluate("() => { document.querySelector('canvas.pl-canvas').dataset.old = '1' }")
         page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
-        page.wait_for_timeout(300)
-    assert page.locator(CANVAS).count() == 1
+        page.wait_for_function(
+            "() => document.querySelector('canvas.pl-canvas:not([data-old])')?.dataset.paints"
+        )
+        assert page.locator(CANVAS).count() == 1
     timeline.notebook.run("view.close()")
-    page.wait_for_timeout(300)
+    page.wait_for_function("() => !document.querySelector('canvas.pl-canvas')")
     assert timeline.notebook.run("print(view.text[:16])") == "Timeline of 1f1b"

@@ -11,7 +11,6 @@ import { HINT, fillLegend, fillTitle, hideTip, makeParts, showTip } from "./time
 import { FONT, Sheet, readTheme } from "./timeline_sheet.js";
 
 const ASK_AFTER = 60; // ms of rest before the kernel is asked: a hand on its way asks nothing
-const SAVE_AFTER = 120; // ms: the kernel hears of a zoom once it has settled
 
 // The state of one view in the page: a widget shown twice has two, each with its own canvas.
 class TimelineScreen {
@@ -196,8 +195,8 @@ class TimelineScreen {
     this.shown = shown;
     this.hoverNothing(); // something else lies under the pointer now
     this.model.set("view", viewOf(shown, this.stop)); // views linked to this one follow at once
+    this.model.save_changes(); // one message is under way at a time, so the kernel gets as many as it can take
     this.refresh();
-    this.later("save", SAVE_AFTER, () => this.model.save_changes());
   }
 
   zoom(factor, at = this.middle()) {
