@@ -73,14 +73,36 @@ def test_the_notebooks_stop_button_interrupts_a_run_in_a_cell(kernel):
     assert run(client, "model.pause = 0; print(lab.run().num_ranks)") == "2"
 
 
-def test_a_cell_run_fifty_times_leaves_nothing_behind(kernel):
+COUNTED = """
+import gc, threading, matplotlib.pyplot as plt; from ipywidgets.widgets import widget
+gc.collect(); print(len(widget._instances), len(plt.get_fignums()), threading.active_count())
+"""
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "lab = make(); lab.view = 'both'; lab.pin(); lab",  # what it replaces is closed
+        "make()",
+        "lab = make(); lab.num_microbatches = 4; lab.close()",
+    ],
+)
+def test_a_cell_run_fifty_times_leaves_nothing_behind(kernel, cell):
     _, client = kernel
     run(client, SETUP)
-    counted = "import gc, threading; from ipywidgets.widgets import widget; gc.collect(); "
-    counted += "print(len(widget._instances), threading.active_count())"
-    cell = "lab = make(); lab.num_microbatches = 4; lab.close()"
     run(client, cell)
-    before = run(client, counted)
+    run(client, cell)
+    before = run(client, COUNTED)
     for _ in range(50):
-        assert run(client, cell) == ""
-    assert run(client, counted) == before
+        run(client, cell)
+    assert run(client, COUNTED) == before
+
+
+def test_what_a_variable_holds_is_not_closed(kernel):
+    _, client = kernel
+    run(client, SETUP)
+    for name in ("first", "second"):
+        run(client, f"{name} = current = make()")
+        run(client, "current")
+    assert run(client, "print(first.comm is None, second.comm is None)") == "False False"
+    run(client, "first.close(); second.close()")
