@@ -42,6 +42,7 @@ class Gallery:
         self.upper = self._new_view(first)
         self.lower: TimelineView | None = None
         self.compare: CompareView | None = None
+        self._heading: W.HTML | None = None
         self.box = W.VBox([self.upper])
         self._link: T.link | None = None
 
@@ -78,11 +79,13 @@ class Gallery:
         self._pinned = tuple(traces)
         if not traces:
             if self.compare is not None:
-                gone, self.compare = self.compare, None
+                gone = (self.compare, self._heading)
+                self.compare = self._heading = None
                 self._arrange()
-                close_with_parts(gone)
+                for widget in gone:
+                    close_with_parts(widget)
         elif self.compare is None:
-            self.compare = CompareView(traces)
+            self.compare, self._heading = CompareView(traces), W.HTML("<b>Pinned</b>")
             self.compare.observe(self._removed, "traces")
             self._arrange()
         else:
@@ -90,11 +93,8 @@ class Gallery:
 
     @property
     def text(self) -> str:
-        """What can be seen, in words; of what was pinned the names."""
-        parts = [view.text for view in self._visible()]
-        if self.compare is not None:
-            parts.append(self.compare.text)
-        return " ".join(parts)
+        """The timelines that can be seen, in words."""
+        return " ".join(view.text for view in self._visible())
 
     def static_figure(self) -> Figure:
         """The timelines that can be seen; what was pinned is not part of it."""
@@ -139,5 +139,5 @@ class Gallery:
             self._wish("pinned", change.new)
 
     def _arrange(self) -> None:
-        parts = (self.upper, self.lower, self.compare)
+        parts = (self.upper, self.lower, self._heading, self.compare)
         self.box.children = tuple(part for part in parts if part is not None)

@@ -29,7 +29,7 @@ from pipelab.widgets.recipe import recipe
 from pipelab.widgets.runner import SECONDS_TO_STOP
 from pipelab.widgets.runs import Runs
 from pipelab.widgets.setting import CHOICES, Setting
-from pipelab.widgets.shown import Shown
+from pipelab.widgets.shown import Bundle, Shown
 from pipelab.widgets.traits import Choice, Refused, check_limit, check_setting
 
 if TYPE_CHECKING:
@@ -300,12 +300,19 @@ class Lab(Shown, Runs, Pins, W.VBox):
 
     @property
     def text(self) -> str:
-        """What is shown, in words."""
-        return f"{self._gallery.text} {self._controls.editor.text}"
+        """The timelines in words."""
+        return self._gallery.text
 
     def static_figure(self) -> Figure:
         """The timelines as they are now, as a matplotlib figure."""
         return self._gallery.static_figure()
+
+    def _stills(self) -> list[Bundle]:
+        beneath = [self._gallery.compare._still()] if self._gallery.compare is not None else []
+        return [self._controls.editor._still(), self._still(), *beneath]
+
+    def _announce(self, tail: str) -> None:
+        self._gallery.upper._announce(tail)  # which hides the picture of the timelines
 
     def _exhibited(self) -> Exhibit:
         current = self.measured_is_current

@@ -19,7 +19,7 @@ class Pins(T.HasTraits):
     """Keeps up to four timelines for comparison.
 
     Attributes:
-        pinned: their traces, each with a label that says what it is of.
+        pinned: their traces, each with a label of its own.
     """
 
     pinned = T.Any((), read_only=True)
@@ -34,7 +34,7 @@ class Pins(T.HasTraits):
         """Keep what the first timeline shows below, to compare others with it.
 
         Returns:
-            The trace, which `pinned` now ends with; its label says what it is of.
+            The trace, which `pinned` now ends with; its label tells it from the others.
 
         Raises:
             PipelabError: as many as can be compared are pinned already.
@@ -45,10 +45,12 @@ class Pins(T.HasTraits):
                     f"{MOST_PINNED} timelines are pinned; unpin one first, such as lab.unpin(0)."
                 )
             trace = self._exhibited().traces[0]
-            order = trace.schedule
-            label = f"{order.name}, {order.num_ranks} ranks, {order.num_microbatches} micro-batches"
-            same = sum(one.label.startswith(label) for one in self.pinned)
-            trace = trace.with_label(f"{label} ({same + 1})" if same else label)
+            names = [one.label for one in self.pinned]
+            name = trace.label
+            number = 2
+            while name in names:
+                name, number = f"{trace.label} ({number})", number + 1
+            trace = trace.with_label(name)
             self._pin((*self.pinned, trace))
         return trace
 

@@ -102,8 +102,12 @@ class Shown(T.HasTraits):
         data, metadata = self._still()
         return {**self._live(), **data}, metadata
 
+    def _stills(self) -> list[Bundle]:
+        """All pictures that stand for this widget where nothing is alive."""
+        return [self._still()]
+
     def _ipython_display_(self, **_: Any) -> None:
-        _publish([self._still()], self._live())
+        _publish(self._stills(), self._live())
         close_replaced(self)
 
 
@@ -140,7 +144,7 @@ def _display_box(box: W.Box) -> None:
     parts = parts_shown(box)
     if not parts:
         raise NotImplementedError  # IPython then shows it as ever
-    _publish([part._still() for part in parts], box._repr_mimebundle_())
+    _publish([still for part in parts for still in part._stills()], box._repr_mimebundle_())
 
 
 def _register() -> None:

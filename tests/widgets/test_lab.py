@@ -17,6 +17,7 @@ from torch import nn
 
 import pipelab as pp
 from pipelab.core.profile import Affine
+from pipelab.widgets.shown import parts_shown
 
 LIMIT = 60.0
 
@@ -246,7 +247,18 @@ def test_without_a_front_end_there_is_a_picture_and_its_words(lab):
     assert metadata["image/png"]["alt"] == data["text/plain"] == lab.text
     assert "Timeline of 1f1b: 4 ranks, 8 micro-batches, simulated clock" in data["text/plain"]
     assert "application/vnd.jupyter.widget-view+json" in data
-    assert lab._controls.editor._static_tail == data["image/png"][-64:]
+    assert lab._gallery.upper._static_tail == data["image/png"][-64:]
+
+
+def test_split_timelines_and_what_is_pinned_have_a_picture_each_which_their_parts_hide(lab):
+    assert len(lab._stills()) == 2
+    lab.pin()
+    (split, _), (timelines, about), (pinned, _) = lab._stills()
+    assert "4 stages" in split["text/plain"] and about["image/png"]["alt"] == lab.text
+    parts = {lab._controls.editor: split, lab._gallery.upper: timelines}
+    assert all(part._static_tail == data["image/png"][-64:] for part, data in parts.items())
+    hiding = next(part for part in parts_shown(lab._gallery.compare))
+    assert hiding._static_tail == pinned["image/png"][-64:]
 
 
 def test_the_static_picture_is_the_one_that_is_shown_now(lab):
@@ -317,10 +329,7 @@ def test_timelines_are_pinned_and_unpinned(lab):
     lab.num_microbatches = 16
     two = lab.pin()
     assert lab.pinned == (one, two)
-    assert [trace.label for trace in lab.pinned] == [
-        "1f1b, 4 ranks, 8 micro-batches",
-        "1f1b, 4 ranks, 16 micro-batches",
-    ]
+    assert [trace.label for trace in lab.pinned] == ["1f1b", "1f1b (2)"]
     assert tuple(lab._gallery.compare.traces) == (one, two)
     lab._gallery.compare.remove(0)
     assert lab.pinned == (two,) and tuple(lab._gallery.compare.traces) == (two,)
