@@ -175,14 +175,17 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         given = None if bytes_per_stage is None else as_bytes_per_stage(bytes_per_stage, new)
         is_other, is_moved = profile is not self.profile, new != self.split
         with self.hold_sync():
-            with self._quietly():
-                if is_other:
-                    self._history = History()
-                elif is_moved:
-                    self._history.record(self.split, self._hand)
-                old_size = self.batch_size
+            if is_other:
+                self._history = History()
+            elif is_moved:
+                self._history.record(self.split, self._hand)
+            old_size = self.batch_size
+            self._is_quiet = True
+            try:
                 self.set_trait("profile", profile)
                 self.split, self.batch_size, self.limit = new, size, limit
+            finally:
+                self._is_quiet = False
             self._given, self._given_says = given, bytes_say
             self._serial += is_other or is_moved
             if is_other or size != old_size:
@@ -385,14 +388,6 @@ class SplitEditor(Shown, anywidget.AnyWidget):
     def _say(self, message: str) -> None:
         if message != self.message:
             self.set_trait("message", message)
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        before, self._is_quiet = self._is_quiet, True
-        try:
-            yield
-        finally:
-            self._is_quiet = before
 
     def __setattr__(self, name: str, value: Any) -> None:
         check_setting(type(self), name, _SETTINGS)

@@ -170,11 +170,12 @@ class SplitScreen {
     mark.textContent = isSlowest ? (isWide ? "\u25b2 slowest" : "\u25b2") : "";
     name.textContent = isNarrow ? String(stage) : `stage ${stage}`;
     seconds.textContent = shown.seconds[stage] ?? "";
-    bytes.textContent = (isOver ? (isWide ? "\u26a0 over: " : "\u26a0 ") : "") + (shown.memory[stage] ?? "");
+    bytes.textContent = (isOver ? (width * this.room >= 150 ? "\u26a0 over: " : "\u26a0 ") : "") + (shown.memory[stage] ?? "");
     const count = behind - first;
     const to = count > 1 ? ` to ${plainText(names[behind - 1])}` : "";
     const what = `stage ${stage}${isSlowest ? ", the slowest" : ""}: ${plainText(names[first])}${to} (${count} layer${count > 1 ? "s" : ""})`;
     band.title = `${what}\n${shown.seconds[stage] ?? ""} a micro-batch · ${shown.memory[stage] ?? ""}${isOver ? ", over the limit" : ""}`;
+    band.setAttribute("aria-label", band.title.replace("\n", ", "));
   }
 
   drawBorder(border, number, cut) {

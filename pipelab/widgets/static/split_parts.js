@@ -7,7 +7,7 @@ export const SPLIT_PRESETS = [
   ["by_parameters", "Equal parameters", "Move the borders to where the stage with the most parameters has as few as can be"],
 ];
 
-const LETTER = 6.6; // pixels of a name
+const LETTER = 6; // pixels; where letters are wider, the style sheet cuts the end off
 
 function splitElement(tag, className, text = "") {
   const element = document.createElement(tag);
@@ -16,18 +16,24 @@ function splitElement(tag, className, text = "") {
   return element;
 }
 
+// Keys pressed here are ours, not commands of the notebook. JupyterLab asks the element that has the focus, and its
+// parents only where the shortcut's selector has not matched before.
+function keepKeys(element) {
+  element.dataset.lmSuppressShortcuts = "true";
+  return element;
+}
+
 function splitButton(label, title, action) {
   const button = splitElement("button", "pl-button", label);
   button.type = "button";
   button.title = title;
   button.addEventListener("click", action);
-  return button;
+  return keepKeys(button);
 }
 
 // Everything, in reading order. `actions`: preset(name), undo(), redo(), by(name).
 export function makeSplitParts(actions) {
   const root = splitElement("div", "pipelab pl-split");
-  root.dataset.lmSuppressShortcuts = "true"; // keys pressed in here are ours, not commands of the notebook
   root.setAttribute("role", "group");
   const headline = splitElement("div", "pl-headline");
   headline.setAttribute("role", "status");
@@ -54,7 +60,9 @@ export function makeSplitParts(actions) {
   const bands = splitElement("div", "pl-split-bands");
   const bars = splitElement("div", "pl-split-bars");
   const names = splitElement("div", "pl-split-names");
-  for (const part of [bands, bars, names]) part.setAttribute("aria-hidden", "true"); // the sliders say it
+  bands.setAttribute("role", "list");
+  bands.setAttribute("aria-label", "stages");
+  for (const part of [bars, names]) part.setAttribute("aria-hidden", "true"); // stages and sliders say it
   const borders = splitElement("div", "pl-split-borders");
   track.append(bands, bars, names, borders);
   const status = splitElement("div", "pl-split-status");
@@ -118,6 +126,7 @@ export function fitSplitParts(parts, stages, makeBorder) {
   while (bands.children.length > stages) bands.lastChild.remove();
   while (bands.children.length < stages) {
     const band = splitElement("div", "pl-split-band");
+    band.setAttribute("role", "listitem");
     band.append(...["mark", "stage", "seconds", "bytes"].map((name) => splitElement("span", `pl-split-${name}`)));
     bands.append(band);
   }
@@ -132,5 +141,5 @@ export function makeSplitBorder(number) {
   border.tabIndex = 0;
   border.dataset.border = String(number);
   border.append(splitElement("span", "pl-split-grip"));
-  return border;
+  return keepKeys(border);
 }
