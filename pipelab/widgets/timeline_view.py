@@ -43,6 +43,7 @@ _SETTINGS = (
 _SCRIPTS = (
     "geometry.js",
     "shown.js",
+    "keys.js",
     "timeline_sheet.js",
     "timeline_axis.js",
     "timeline_paint.js",

@@ -255,6 +255,11 @@ def test_every_button_is_reached_by_tab_and_has_a_name_and_a_visible_focus(timel
         timeline.page.keyboard.press("Tab")
         outline = timeline.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid"
+    timeline.page.locator(".pl-tools button").first.focus()
+    timeline.page.keyboard.press("m")
+    timeline.page.wait_for_timeout(300)
+    assert timeline.page.locator(".jp-MarkdownCell").count() == 0, "JupyterLab took the key of a button"
+    timeline.canvas.focus()
     assert names == ["Zoom out (-)", "Zoom in (+)", "Show all of the step (0)", "Critical path", "Memory"]
     assert timeline.page.evaluate("() => document.activeElement.matches('canvas.pl-canvas')")
     timeline.page.keyboard.press("Shift+Tab")

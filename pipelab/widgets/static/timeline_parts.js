@@ -1,4 +1,5 @@
 // The parts of a timeline besides its canvas: title, buttons, legend, what is said. Text is only ever set as text.
+import { keepKeys } from "./keys.js";
 
 function partElement(tag, className, text = "") {
   const element = document.createElement(tag);
@@ -20,8 +21,7 @@ function partButton(label, title, action, pressed) {
 // Everything around the canvas, in reading order. `actions` is what the buttons do.
 export function makeParts(actions) {
   const root = partElement("div", "pipelab pl-timeline");
-  // Keys pressed in here are ours: JupyterLab's own shortcuts would turn the cell into a heading.
-  root.dataset.lmSuppressShortcuts = "true";
+  root.addEventListener("keydown", keepKeys); // JupyterLab's m would make a heading of the cell
   const title = partElement("div", "pl-title");
   const tools = partElement("div", "pl-tools");
   tools.setAttribute("role", "toolbar");
