@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from pipelab.core.costs import Costs
-from pipelab.core.profile import Profile
+from pipelab.core.profile import Affine, Profile
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.core.split import Split
 from pipelab.plots.artists import add_legend, plain_axes, set_headline, show_rows, show_seconds
@@ -47,7 +48,7 @@ def plot_stages(
         2 stages: the slowest is stage 1, 6 s a micro-batch, 1.33 × the mean
     """
     size = profile.batch_size if batch_size is None else batch_size
-    parts = _seconds(profile.costs(split, batch_size=size))
+    parts = _seconds(drawn_profile(profile, size).costs(split, batch_size=size))
     stages, total = parts.shape[0], parts.sum(axis=1)
     labels = [f"stage {stage}" for stage in range(stages)]
     if ax is None:
@@ -70,10 +71,30 @@ def plot_stages(
     return ax
 
 
+def drawn_profile(profile: Profile, batch_size: int) -> Profile:
+    """The profile at one micro-batch size, where B was measured with I and W as its shares.
+
+    A full backward mostly takes a little less than I and W apart. What `balance` and the timeline of most schedules
+    count is B, so it is what bars and totals must add up to.
+    """
+    if profile.backward is None:
+        return profile
+    whole = np.array([line.at(batch_size) for line in profile.backward])
+    input_grad = np.array([line.at(batch_size) for line in profile.input_grad])
+    both = input_grad + np.array([line.at(batch_size) for line in profile.weight_grad])
+    share = np.divide(input_grad, both, out=np.zeros_like(both), where=both > 0)
+    return replace(
+        profile,
+        input_grad=tuple(map(Affine, (whole * share).tolist())),
+        weight_grad=tuple(map(Affine, (whole * (1 - share)).tolist())),
+        backward=None,
+    )
+
+
 def describe_stages(profile: Profile, split: Split, *, batch_size: int | None = None) -> str:
     """The picture of `plot_stages` in sentences."""
     size = profile.batch_size if batch_size is None else batch_size
-    total = _seconds(profile.costs(split, batch_size=size)).sum(axis=1)
+    total = _seconds(drawn_profile(profile, size).costs(split, batch_size=size)).sum(axis=1)
     names = [_layers(profile.layers[part]) for part in profile.stages(split)]
     parts = [f"Stage {n}: {name}, {as_seconds(total[n])}." for n, name in enumerate(names[:16])]
     return " ".join([f"{_headline(total)}; micro-batch of {size} on {profile.device}.", *parts])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelab.core.costs import Costs
-from pipelab.core.profile import Affine, Profile
+from pipelab.core.profile import Profile
 from pipelab.core.quantities import as_bytes, as_seconds, counted
 from pipelab.core.split import Split
 from pipelab.plots.palette import BACKWARD, FORWARD, MEMORY, WEIGHT
@@ -23,31 +23,11 @@ _LEVEL = 1.0005
 """A slowest stage so little slower than the mean is not worth a mark."""
 
 
-def drawn_profile(profile: Profile, batch_size: int) -> Profile:
-    """The profile at one micro-batch size, where B was measured with I and W as its shares.
-
-    A full backward mostly takes a little less than I and W apart. What `balance` and the timeline of most schedules
-    count is B, so it is what bars and totals must add up to.
-    """
-    if profile.backward is None:
-        return profile
-    whole = np.array([line.at(batch_size) for line in profile.backward])
-    input_grad = np.array([line.at(batch_size) for line in profile.input_grad])
-    both = input_grad + np.array([line.at(batch_size) for line in profile.weight_grad])
-    share = np.divide(input_grad, both, out=np.zeros_like(both), where=both > 0)
-    return replace(
-        profile,
-        input_grad=tuple(map(Affine, (whole * share).tolist())),
-        weight_grad=tuple(map(Affine, (whole * (1 - share)).tolist())),
-        backward=None,
-    )
-
-
 def layer_columns(profile: Profile, batch_size: int) -> bytes:
     """Five columns of float32, one number a layer: seconds of F, I and W, bytes of weights with gradients, activations.
 
     Args:
-        profile: as `drawn_profile` gives it.
+        profile: as `plots.stages.drawn_profile` gives it.
         batch_size: samples in a micro-batch.
     """
     columns = [
@@ -137,7 +117,7 @@ def stage_bars(
     """Sum up the layers of each stage.
 
     Args:
-        profile: as `drawn_profile` gives it.
+        profile: as `plots.stages.drawn_profile` gives it.
         split: where the stages begin.
         batch_size: samples in a micro-batch.
         limit: bytes, or None.

@@ -15,7 +15,7 @@ from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 from pipelab.planning.balance import balance
 from pipelab.planning.presets import by_parameters, equal_count
-from pipelab.plots.stages import describe_stages
+from pipelab.plots.stages import describe_stages, drawn_profile
 from pipelab.widgets.assets import css, esm
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
@@ -23,7 +23,6 @@ from pipelab.widgets.split_bars import (
     BYTES_LEGEND,
     TIME_LEGEND,
     StageBars,
-    drawn_profile,
     layer_columns,
     stage_bars,
 )

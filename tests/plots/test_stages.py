@@ -69,3 +69,22 @@ def test_it_says_itself_in_words(profile):
     text = describe_stages(profile, pp.Split(["head"]))
     assert "Stage 0: embed … blocks.2 (4 layers)" in text
     assert "Stage 1: head" in text
+
+
+def test_bars_add_up_to_the_whole_backward_where_that_was_measured():
+    one, two = Affine(0.0, 1.0), Affine(0.0, 2.0)
+    profile = pp.Profile(
+        ("a", "b"),
+        (one,) * 2,
+        (two,) * 2,
+        (two,) * 2,
+        (8,) * 2,
+        (one,) * 2,
+        (one,) * 2,
+        1,
+        (1, 2),
+        "cpu",
+        backward=(one,) * 2,
+    )
+    ax = pp.plot_stages(profile, pp.Split(["b"]))
+    assert "2 s a micro-batch" in ax.get_title()

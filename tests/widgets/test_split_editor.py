@@ -11,8 +11,9 @@ from ipywidgets.widgets import widget as registry
 import pipelab as pp
 from pipelab.core.profile import Affine
 from pipelab.planning.presets import by_parameters, equal_count
+from pipelab.plots.stages import drawn_profile
 from pipelab.widgets import split_editor, split_history
-from pipelab.widgets.split_bars import drawn_profile, layer_columns, stage_bars
+from pipelab.widgets.split_bars import layer_columns, stage_bars
 from pipelab.widgets.split_editor import SplitEditor
 from pipelab.widgets.split_history import History
 from tests.widgets.profiles import HOSTILE, profile_of
