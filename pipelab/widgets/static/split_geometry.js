@@ -105,7 +105,7 @@ export function splitRoom(width) {
 }
 
 // Bytes as pipelab prints them.
-export function asBytes(value) {
+export function splitBytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const power = units.findIndex((unit, n) => Math.abs(value) < 999.5 * 1024 ** n || unit === "TiB");
   const scaled = value / 1024 ** power;
