@@ -1,4 +1,4 @@
-"""The Lab's menu of schedules and the sliders of its sizes: one widget, so that one message moves them all."""
+"""The Lab's menus, sliders and lines of code. What moves together is one widget, so that one message moves it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ class Choices(anywidget.AnyWidget):
             self._menu, self._limits = menu, {name: list(ends) for name, ends in limits.items()}
             for name, value in values.items():
                 setattr(self, name, value)
+
+
+class Menu(anywidget.AnyWidget):
+    """A menu that works by keys in JupyterLab too, which takes arrows away from that of ipywidgets.
+
+    Attributes:
+        label: its name.
+        options: pairs of what is read and what is chosen.
+        value: what is chosen.
+    """
+
+    _esm = esm("keys.js", "menu.js")
+    _css = css("base.css", "choices.css")
+    label = T.Unicode("").tag(sync=True)
+    options: Any = T.List().tag(sync=True)
+    value = T.Unicode("").tag(sync=True)
 
 
 class CodeBox(anywidget.AnyWidget):

@@ -9,7 +9,7 @@ from typing import Any
 
 import ipywidgets as W
 
-from pipelab.widgets.choices import Choices, CodeBox
+from pipelab.widgets.choices import Choices, CodeBox, Menu
 from pipelab.widgets.closing import close_with_parts
 from pipelab.widgets.exhibit import VIEWS
 from pipelab.widgets.setting import OFFERED, Setting, bounds_of_stages_per_rank
@@ -18,7 +18,6 @@ from pipelab.widgets.split_editor import SplitEditor
 MOST_ON_A_SLIDER = 512  # micro-batches; more can be typed, or set from code
 MOST_PINNED = 4
 
-_WIDE = {"description_width": "initial"}
 _VIEW_NAMES = {
     "over": "measured over predicted",
     "both": "predicted above measured",
@@ -50,8 +49,8 @@ class Controls:
         self.run = _button("Run", "play", "", style="success")
         self.stop = _button("Stop", "stop", "Stop the run")
         self.progress = W.IntProgress(min=0, max=1, tooltip="progress of the run", layout=_width(100))
-        names = [(_VIEW_NAMES[view], view) for view in VIEWS]
-        self.view = W.Dropdown(options=names, description="show", style=_WIDE, layout=_width(245))
+        names = [[_VIEW_NAMES[view], view] for view in VIEWS]
+        self.view = Menu(label="show", options=names, value=VIEWS[0])
         self.pin = _button("Pin", "thumb-tack", "Keep this timeline below, to compare others with it")
         self.unpin = _button("Unpin", "times", "Take all that was pinned away")
         self.unpin.disabled = True

@@ -125,6 +125,19 @@ def _render(figure: Figure, suffix: str) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "pipelab"}):
         figure.savefig(buffer, format=suffix[1:], dpi=_DPI, metadata=_SAME_EVERY_TIME[suffix])
+    return _with_palette(buffer) if suffix == ".png" else buffer.getvalue()
+
+
+def _with_palette(png: io.BytesIO) -> bytes:
+    """The same picture with a palette: a chart has few colours, and a notebook keeps every picture for ever."""
+    from PIL import Image
+
+    with Image.open(png) as picture:
+        opaque = Image.new("RGBA", picture.size, "white")
+        opaque.alpha_composite(picture.convert("RGBA"))
+    buffer = io.BytesIO()
+    few = opaque.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+    few.save(buffer, "png")
     return buffer.getvalue()
 
 

@@ -93,3 +93,10 @@ def test_words_keep_their_contrast_where_there_is_no_theme():
         for paper in ("--pl-paper", "--pl-raised"):
             if (ink, paper) != ("--pl-warn", "--pl-raised"):
                 assert (light(colours[paper]) + 0.05) / (light(colours[ink]) + 0.05) >= 4.5, (ink, paper)
+
+
+def test_the_scripts_of_every_widget_join():
+    import pipelab as pp
+
+    for widget in (pp.TimelineView, pp.SplitEditor, pp.CompareView, pp.StepView, pp.Lab):
+        assert widget.__doc__

@@ -78,6 +78,9 @@ def test_choices_by_keys_and_by_typing_move_the_picture(notebook, tmp_path):
     typed.fill("16")
     typed.press("Enter")
     old = painted(notebook, old)
+    page.get_by_label("show", exact=True).focus()
+    page.keyboard.press("ArrowDown")
+    assert notebook.run("print(lab.view)") == "both"
     assert "16 micro-batches" in old and slider(page, "micro-batches").input_value() == "16"
     assert not slider(page, "stages per rank").is_visible()
     page.locator(".pl-choices select").select_option("interleaved-1f1b")
@@ -140,9 +143,7 @@ def test_run_gives_a_measured_view_and_the_code_makes_it_again(notebook, tmp_pat
     assert "virtual clock" in old
     assert button(page, "Stop").is_disabled() and button(page, "Run").is_enabled()
     shoot(notebook, "lab-measured", tmp_path)
-    page.locator(".widget-dropdown", has=page.get_by_text("show", exact=True)).locator(
-        "select"
-    ).select_option("predicted above measured")
+    page.get_by_label("show", exact=True).select_option("predicted above measured")
     page.wait_for_function("() => document.querySelectorAll('.pl-timeline .pl-canvas').length === 2")
     assert "simulated clock" in painted(notebook, old)
     shoot(notebook, "lab-both", tmp_path)

@@ -60,6 +60,8 @@ def test_a_saved_lab_is_small_and_its_picture_outlives_the_kernel(open_notebook,
     outputs = json.loads(file)["cells"][0]["outputs"]
     assert ["image/png" in output["data"] for output in outputs] == [True, True, False]
     assert "Timeline of 1f1b: 4 ranks" in outputs[1]["metadata"]["image/png"]["alt"]
+    notebook.run("lab.close()")
+    still.first.wait_for()
     notebook.reopen()
     still.last.wait_for()
     assert all(still.nth(number).bounding_box()["width"] > 400 for number in range(2))
