@@ -8,17 +8,16 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import anywidget
-import numpy as np
 import traitlets as T
 
-from pipelab.core.dependencies import Slots, StageGraph, needs
-from pipelab.core.trace import COMPUTE, Trace
+from pipelab.core.trace import Trace
 from pipelab.core.why import Why
 from pipelab.plots.critical_path import describe_path, path_sentence
 from pipelab.plots.timeline import check_trace
 from pipelab.widgets.assets import css, esm
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
+from pipelab.widgets.timeline_answers import neighbours, reason
 from pipelab.widgets.timeline_columns import describe, overruns, pack
 from pipelab.widgets.timeline_still import still_timeline
 from pipelab.widgets.traits import Refused, check_setting
@@ -49,14 +48,12 @@ _SCRIPTS = (
     "timeline_paint.js",
     "timeline_over.js",
     "timeline_parts.js",
+    "timeline_hover.js",
     "timeline_hands.js",
     "timeline.js",
 )
 _PACKED = ("trace", "predicted", "memory", "memory_limit")
 """What the columns are made of: another one of these, and they are sent anew."""
-
-_ROUNDING = 1e-12
-"""What is less than this fraction of the step is a rounded nothing."""
 
 
 class TimelineView(Shown, anywidget.AnyWidget):
@@ -326,7 +323,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
     def _answer_links(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         row = int(asked["row"])
         before, after = neighbours(self.trace, row)
-        return {"row": row, "before": before, "after": after, "sentence": _reason(self.trace, row)}
+        return {"row": row, "before": before, "after": after, "sentence": reason(self.trace, row)}
 
     def _answer_path(self, _: Mapping[str, Any]) -> dict[str, Any]:
         path = self.trace.critical_path()
@@ -338,38 +335,6 @@ class TimelineView(Shown, anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return f"<TimelineView of {self.trace!r}>"
-
-
-def neighbours(trace: Trace, row: int) -> tuple[list[int], list[int]]:
-    """What a cell directly needs, and what directly needs it, as rows of the trace.
-
-    Args:
-        trace: simulated or measured.
-        row: of the trace; a row of another lane than "compute" has none.
-    """
-    schedule, table = trace.schedule, trace.schedule.table
-    if not 0 <= row < table.num_cells:
-        return [], []
-    wanted = needs(table.kind, table.stage, table.microbatch, StageGraph(schedule.placement), schedule.slices)
-    slots = Slots(schedule.placement, schedule.num_microbatches)
-    slots.fill(table)
-    giver = table.cell[slots.givers(wanted.result, wanted.stage, wanted.microbatch)]
-    taker = table.cell[wanted.row]
-    before, after = np.unique(giver[taker == row]), np.unique(taker[giver == row])
-    return before[before != row].tolist(), after[after != row].tolist()
-
-
-def _reason(trace: Trace, row: int) -> str:
-    """Why a cell started when it did; after a gap, what the rank waited for, as over the gap itself."""
-    rank, start = int(trace.rank[row]), float(trace.start[row])
-    if trace.lanes[trace.lane[row]] != COMPUTE or start == trace.end[row]:
-        return ""
-    work = trace.working_rows
-    ended = trace.end[work][(trace.rank[work] == rank) & (trace.end[work] <= start)]
-    gap = start - float(ended.max(initial=0.0))
-    if gap > _ROUNDING * trace.makespan:
-        return trace.why(rank, start - gap / 2).sentence
-    return f"It {trace.why(rank, start).why[0]}."
 
 
 def _check_predicted(predicted: object, trace: Trace) -> None:

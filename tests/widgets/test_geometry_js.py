@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelab.core.quantities import as_seconds
+from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.plots.coverage import coverage
 
 HERE = Path(__file__).parent
@@ -37,12 +37,17 @@ def test_the_geometry_holds(tmp_path):
     assert "# fail 0" in output and "# pass 0" not in output
 
 
-def test_seconds_read_as_python_prints_them(tmp_path):
-    values = [0.0, 33.0, 0.0123, 0.9994, 0.9996, 1e-6, 2.5e-7, 999.4, 1234.0, 98765.4, 0.00099951, 7.126]
-    script = f"import * as g from './geometry.under_test.mjs';\
-        console.log(JSON.stringify({json.dumps(values)}.map(g.asSeconds)))"
-    (tmp_path / "seconds.mjs").write_text(script)
-    assert json.loads(node("seconds.mjs", folder=tmp_path)) == [as_seconds(value) for value in values]
+SECONDS = [0.0, 33.0, 0.0123, 0.9994, 0.9996, 1e-6, 2.5e-7, 999.4, 1234.0, 98765.4, 0.00099951, 7.126]
+BYTES = [0.0, 1.0, 100.0, 999.4, 999.6, 1024.0, 4 * 2.0**20, 2.6 * 2.0**30, 1e15]
+
+
+@pytest.mark.parametrize(
+    ("script", "values", "printed"), [("asSeconds", SECONDS, as_seconds), ("asBytes", BYTES, as_bytes)]
+)
+def test_quantities_read_as_python_prints_them(tmp_path, script, values, printed):
+    call = f"console.log(JSON.stringify({json.dumps(values)}.map(g.{script})))"
+    (tmp_path / "print.mjs").write_text(f"import * as g from './geometry.under_test.mjs'; {call}")
+    assert json.loads(node("print.mjs", folder=tmp_path)) == [printed(value) for value in values]
 
 
 def test_a_pixel_is_covered_as_matplotlibs_is(tmp_path):

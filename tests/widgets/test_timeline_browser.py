@@ -289,6 +289,9 @@ def test_the_first_action_over_the_limit_is_marked(open_timeline, tmp_path):
     red, green, blue = timeline.pixel(0, 2.0)
     assert red > 150 and green < 100 and blue < 100  # the frame around 0F2
     assert timeline.pixel(0, 2.5, 0.3) == FORWARD
+    box = timeline.canvas.bounding_box()
+    timeline.page.mouse.move(box["x"] + timeline.at(0, 10)[0], box["y"] + box["height"] - 50)
+    timeline.tip("holds 2.25 GiB at 10")
     shoot(timeline.notebook, "timeline-limit", tmp_path)
 
 

@@ -13,7 +13,7 @@ from ipywidgets.widgets.widget import _instances
 
 import pipelab as pp
 from pipelab.errors import PipelabError
-from pipelab.widgets.timeline_view import TimelineView, neighbours
+from pipelab.widgets.timeline_view import TimelineView
 from tests.widgets.test_timeline_columns import TRACES, simulated, unpacked, with_bytes
 
 
@@ -194,20 +194,6 @@ def test_links_of_an_action_are_what_it_needs_and_what_needs_it(view, asked):
     assert answer["sentence"].startswith(gap), "who has no mouse reads of the gap before the action"
     assert asked(what="links", row=names.index("0F1"))["sentence"] == "It comes after 0F0 on its rank."
     assert asked(what="links", row=names.index("0F0"))["sentence"] == "It waits for nothing."
-
-
-@pytest.mark.parametrize("name", TRACES)
-def test_neighbours_agree_with_the_schedules_needs(name):
-    trace = TRACES[name]()
-    table, schedule = trace.schedule.table, trace.schedule
-    cells = [table.action(cell) for cell in range(table.num_cells)]
-    member = {part: cell for cell, action in enumerate(cells) for part in action.parts}
-    for cell in range(0, len(cells), 3):
-        before, after = neighbours(trace, cell)
-        needed = {member[need] for need in schedule.needs(cells[cell])} - {cell}
-        assert set(before) == needed
-        assert all(cell in neighbours(trace, later)[0] for later in after)
-    assert neighbours(trace, -1) == neighbours(trace, len(trace.start) + 5) == ([], [])
 
 
 @pytest.mark.parametrize("name", TRACES)

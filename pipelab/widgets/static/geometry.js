@@ -102,6 +102,12 @@ export function rowAt(y, area) {
   return row >= 0 && row < area.rows ? row : -1;
 }
 
+// The strip of memory under a point, or -1.
+export function stripAt(y, area) {
+  const strip = Math.floor((y - area.stripsTop) / area.strip);
+  return area.strips && strip >= 0 && strip < area.strips ? strip : -1;
+}
+
 // ---- what part of the axis is shown
 
 // The closest that one may look: a box of average length as wide as a quarter of the picture, or a millionth of all.
@@ -255,6 +261,18 @@ export function addCoverage(into, data, from, to, shown, width, height) {
   }
 }
 
+// What a rank holds at a moment: the last step that is not later.
+export function heldAt(data, rank, time) {
+  let low = data.memory_first[rank];
+  let high = data.memory_first[rank + 1];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (data.memory_time[middle] <= time) low = middle;
+    else high = middle;
+  }
+  return data.memory_value[low];
+}
+
 // A step function for drawing: for each pixel the most that it reaches there, so that no peak is lost.
 export function stepEnvelope(time, value, from, to, shown, width) {
   const most = new Float64Array(width);
@@ -299,6 +317,14 @@ export function asSeconds(value) {
   const scaled = value * factor;
   if (Math.abs(scaled) >= 999.5) return `${Math.round(scaled).toLocaleString("en-US")} ${unit}`;
   return `${Number(scaled.toPrecision(3))} ${unit}`;
+}
+
+// Bytes as pipelab prints them: three significant digits and a binary unit.
+export function asBytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const fits = units.findIndex((_, power) => Math.abs(value) < 999.5 * 1024 ** power);
+  const power = fits < 0 ? units.length - 1 : fits;
+  return `${Number((value / 1024 ** power).toPrecision(3))} ${units[power]}`;
 }
 
 // A name given by a person, as one line that is not endless: control characters replaced, its middle left out.

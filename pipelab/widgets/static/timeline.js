@@ -1,16 +1,15 @@
 // The live timeline: takes the columns from the kernel, draws them, and asks the kernel why where somebody points.
 import {
-  acrossRows, alongRow, asSeconds, boxOfRow, describeBox, gapAt, hitBox, layoutOf, leastSpan, loadColumns, nearestInRow,
-  panned, plainText, revealed, rowAt, shownOf, viewOf, xToTime, zoomed,
+  acrossRows, alongRow, boxOfRow, describeBox, hitBox, layoutOf, leastSpan, loadColumns, nearestInRow, panned, plainText,
+  revealed, rowAt, shownOf, viewOf, xToTime, zoomed,
 } from "./geometry.js";
 import { hideStatic } from "./shown.js";
 import { handsOf } from "./timeline_hands.js";
+import { ASK_AFTER, TimelineHover } from "./timeline_hover.js";
 import { paintOver } from "./timeline_over.js";
 import { paintBase } from "./timeline_paint.js";
-import { HINT, fillLegend, fillTitle, hideTip, makeParts, showTip } from "./timeline_parts.js";
+import { HINT, fillLegend, fillTitle, makeParts } from "./timeline_parts.js";
 import { FONT, Sheet, readTheme } from "./timeline_sheet.js";
-
-const ASK_AFTER = 60; // ms of rest before the kernel is asked: a hand on its way asks nothing
 
 // The state of one view in the page: a widget shown twice has two, each with its own canvas.
 class TimelineScreen {
@@ -25,13 +24,13 @@ class TimelineScreen {
     });
     this.base = new Sheet(this.parts.canvas);
     this.top = new Sheet(this.parts.over);
-    this.hover = { box: -1, gap: null, chain: [] };
     this.followed = { box: -1, before: [], after: [], words: "" };
     this.path = null; // { serial, rows, sentence, words } as the kernel answered
     this.askedPath = -1;
     this.number = 0; // of the last question; older answers are dropped
     this.frames = { base: 0, over: 0, load: false };
     this.timers = {};
+    this.hover = new TimelineHover(this);
     this.width = 0;
     this.parts.hint.textContent = HINT;
     el.append(this.parts.root);
@@ -48,8 +47,7 @@ class TimelineScreen {
     this.meta = model.get("_meta");
     this.data = loadColumns(model.get("_columns"), this.meta);
     this.labels = this.meta.rows.map((label) => plainText(label, 20));
-    this.hover = { box: -1, gap: null, chain: [] };
-    hideTip(this.parts);
+    this.hover.forget();
     this.measure();
     this.followed = { box: -1, before: [], after: [], words: "" };
     this.select(boxOfRow(this.data, model.get("selected")), { tell: false, again: kept });
@@ -116,17 +114,22 @@ class TimelineScreen {
     this.model.send({ what: "path", id: 0, serial });
   }
 
+  // Ask the kernel once the hand rests; returns the number that the answer will have.
+  ask(what, about) {
+    const id = ++this.number;
+    const question = { what, id, serial: this.meta.serial, ...about };
+    this.later(what, ASK_AFTER, () => this.model.send(question));
+    return id;
+  }
+
   answered(answer) {
     if (!answer || answer.serial !== this.meta.serial) return;
     if (answer.what === "path" && !answer.error) {
       this.path = answer;
       this.say();
       this.refresh();
-    } else if (answer.what === "why" && answer.id === this.askedWhy && this.hover.gap && !answer.error) {
-      this.hover.chain = this.boxesOf(answer.rows);
-      this.hover.words = answer.sentence;
-      this.tip(["", answer.sentence]);
-      this.refreshOver();
+    } else if (answer.what === "why" && !answer.error) {
+      this.hover.answered(answer);
     } else if (answer.what === "links" && answer.id === this.askedLinks && this.followed.box >= 0 && !answer.error) {
       Object.assign(this.followed, { before: this.boxesOf(answer.before), after: this.boxesOf(answer.after) });
       this.tellSelected(answer.sentence);
@@ -193,7 +196,7 @@ class TimelineScreen {
 
   setShown(shown) {
     this.shown = shown;
-    this.hoverNothing(); // something else lies under the pointer now
+    this.hover.nothing(); // something else lies under the pointer now
     this.model.set("view", viewOf(shown, this.stop)); // views linked to this one follow at once
     this.model.save_changes(); // one message is under way at a time, so the kernel gets as many as it can take
     this.refresh();
@@ -242,52 +245,6 @@ class TimelineScreen {
     return { x, y, row, time, box: hitBox(this.data, row, time, offset, slack) };
   }
 
-  hoverAt(point) {
-    this.pointer = point;
-    const { row, time, box } = point;
-    if (box >= 0) return this.hoverBox(box);
-    const isGap = row >= 0 && this.meta.own[row] && time >= 0 && time <= this.meta.makespan;
-    if (!isGap) return this.hoverNothing();
-    const [from, to] = gapAt(this.data, row, time, this.meta.makespan);
-    const known = this.hover.gap && this.hover.gap.row === row && this.hover.gap.from === from;
-    if (!known) {
-      this.hover = { box: -1, gap: { row, from, to }, chain: [], words: "" };
-      this.askedWhy = ++this.number;
-      const id = this.askedWhy;
-      const question = { what: "why", rank: this.meta.row_rank[row], time, id, serial: this.meta.serial };
-      this.later("why", ASK_AFTER, () => this.model.send(question));
-      this.refreshOver();
-    }
-    const idle = `rank ${this.meta.row_rank[row]} is idle for ${asSeconds(to - from)}, from ${asSeconds(from)} to ${asSeconds(to)}`;
-    this.tip(["", this.hover.words || idle]);
-  }
-
-  hoverBox(box) {
-    if (this.hover.box !== box) {
-      this.dropQuestion();
-      this.hover = { box, gap: null, chain: [] };
-      this.refreshOver();
-    }
-    this.tip(describeBox(this.data, this.meta, box));
-  }
-
-  hoverNothing() {
-    hideTip(this.parts);
-    if (this.hover.box < 0 && !this.hover.gap) return;
-    this.dropQuestion();
-    this.hover = { box: -1, gap: null, chain: [] };
-    this.refreshOver();
-  }
-
-  dropQuestion() {
-    clearTimeout(this.timers.why);
-    this.askedWhy = -1;
-  }
-
-  tip(lines) {
-    if (this.pointer) showTip(this.parts, lines, this.pointer.x, this.pointer.y);
-  }
-
   // ---- selecting
 
   select(box, { tell = true, again = -1 } = {}) {
@@ -298,10 +255,7 @@ class TimelineScreen {
       this.model.set("selected", row);
       this.model.save_changes();
     }
-    this.askedLinks = ++this.number;
-    const id = this.askedLinks;
-    const question = { what: "links", row, id, serial: this.meta.serial };
-    if (box >= 0) this.later("links", ASK_AFTER, () => this.model.send(question));
+    if (box >= 0) this.askedLinks = this.ask("links", { row });
     else clearTimeout(this.timers.links);
     this.tellSelected("");
     this.refresh();

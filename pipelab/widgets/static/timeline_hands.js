@@ -9,7 +9,7 @@ export function handsOf(screen) {
     pointerdown: (event) => press(screen, event),
     pointermove: (event) => movePointer(screen, event),
     pointerup: (event) => release(screen, event),
-    pointerleave: () => screen.hoverNothing(),
+    pointerleave: () => screen.hover.nothing(),
     pointercancel: () => (screen.pressed = null),
     dblclick: () => screen.showAll(),
   };
@@ -63,14 +63,14 @@ function press(screen, event) {
 function movePointer(screen, event) {
   const { pressed } = screen;
   if (!pressed) {
-    screen.hoverAt(screen.point(event));
+    screen.hover.at(screen.point(event));
     return;
   }
   const by = event.clientX - pressed.x;
   if (!pressed.moved && Math.abs(by) <= 3) return; // a click with an unsteady hand
   pressed.moved = true;
   screen.parts.canvas.classList.add("pl-panning");
-  screen.hoverNothing();
+  screen.hover.nothing();
   const seconds = (by / screen.area.plot) * (pressed.shown[1] - pressed.shown[0]);
   screen.setShown(panned(pressed.shown, -seconds, screen.stop));
 }

@@ -170,6 +170,16 @@ test("memory keeps its peaks at any width", () => {
   assert.equal(g.stepEnvelope(time, value, 0, 1000, [100, 101], 1)[0], 100 % 7);
 });
 
+test("what a rank holds is told from the moment it holds it", () => {
+  const data = { memory_first: [0, 3, 5], memory_time: [0, 1, 4, 0, 2], memory_value: [10, 20, 15, 7, 9] };
+  assert.deepEqual([0, 0.99, 1, 3.9, 4, 99].map((time) => g.heldAt(data, 0, time)), [10, 10, 20, 20, 15, 15]);
+  assert.deepEqual([0, 2].map((time) => g.heldAt(data, 1, time)), [7, 9]);
+  const area = g.layoutOf({ rows: 4, strips: 2, width: 900, left: 60, right: 80 });
+  assert.equal(g.stripAt(area.stripsTop + 1.5 * area.strip, area), 1);
+  assert.equal(g.stripAt(area.top + area.row, area), -1);
+  assert.equal(g.stripAt(50, g.layoutOf({ rows: 4, strips: 0, width: 900, left: 60, right: 12 })), -1);
+});
+
 test("zooming keeps the moment under the pointer, and stays on the axis", () => {
   const shown = g.zoomed([0, 100], 0.5, 30, 100, 1);
   assert.deepEqual(shown, [15, 65]);
