@@ -83,7 +83,7 @@ def test_choices_by_keys_and_by_typing_move_the_picture(notebook, tmp_path):
     assert notebook.run("print(lab.view)") == "both"
     assert "16 micro-batches" in old and slider(page, "micro-batches").input_value() == "16"
     assert not slider(page, "stages per rank").is_visible()
-    page.locator(".pl-choices select").select_option("interleaved-1f1b")
+    page.get_by_label("schedule", exact=True).select_option("interleaved-1f1b")
     painted(notebook, old)
     slider(page, "stages per rank").wait_for()
     assert notebook.run("print(lab.schedule.name, lab.split.num_stages)") == "interleaved-1f1b 6"
@@ -204,7 +204,7 @@ def test_what_is_impossible_and_what_breaks_is_seen(notebook, tmp_path):
 def test_plans_are_pinned_compared_and_unpinned(notebook, tmp_path):
     page, old = notebook.page, painted(notebook)
     page.locator("button.jupyter-button", has_text=re.compile("^Pin$")).click()
-    page.locator(".pl-choices select").select_option("gpipe")
+    page.get_by_label("schedule", exact=True).select_option("gpipe")
     painted(notebook, old)
     page.locator("button.jupyter-button", has_text=re.compile("^Pin$")).click()
     page.get_by_role("columnheader").first.wait_for()

@@ -17,7 +17,7 @@ function choicesElement(tag, className, attributes = {}) {
 
 function choicesMenu(model) {
   const label = choicesElement("label", "pl-choice");
-  const select = choicesElement("select", "pl-select", { title: "The order of the actions" });
+  const select = choicesElement("select", "pl-select", { "aria-label": "schedule", title: "The order of the actions" });
   label.append("schedule", select);
 
   function show() {

@@ -9,6 +9,7 @@ export default {
     label.className = "pl-choice";
     const select = document.createElement("select");
     select.className = "pl-select";
+    select.setAttribute("aria-label", model.get("label")); // the label alone: that around it has all options in it
     label.append(model.get("label"), select);
     for (const [text, value] of model.get("options")) select.append(new Option(text, value));
     const show = () => (select.value = model.get("value"));
