@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 
 from pipelab.core.plan import VirtualDevices
 from pipelab.errors import PipelabError
+from pipelab.runtime.cores import Cores, usable
 
 Devices = tuple[str, ...] | VirtualDevices
 
 
 def num_cores() -> int:
     """The CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere there is no such limit to ask for
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(usable())
 
 
 def resolve(devices: str | Sequence[str] | VirtualDevices, num_ranks: int) -> Devices:
@@ -79,27 +77,23 @@ def threads_per_rank(devices: Devices) -> int:
     return max(1, num_cores() // max(1, on_cpu))
 
 
-def cores_of_ranks(devices: Devices) -> tuple[frozenset[int] | None, ...]:
+def cores_of_ranks(devices: Devices) -> tuple[Cores | None, ...]:
     """The CPU cores that each rank's threads keep to; None where they run wherever the system puts them.
 
     A forward goes from thread to thread, and at each hand-over the system puts the thread that wakes where it ran last:
     mostly on the core of the rank before, which is busy, so that both wait milliseconds for their turn while a core is
-    free. Ranks with a core each keep to it. With more cores a rank the threads of an operation would stay behind where
-    the first stage ran; and only Linux can be asked.
+    free. Ranks with a core each keep to it, and those on other devices may have any. With more cores a rank the threads
+    of an operation would stay behind where the first stage ran.
     """
     count = devices.count if isinstance(devices, VirtualDevices) else len(devices)
     on_cpu = (
         [] if isinstance(devices, VirtualDevices) else [n for n, name in enumerate(devices) if name == "cpu"]
     )
-    if (
-        threads_per_rank(devices) > 1
-        or not 1 < len(on_cpu) <= num_cores()
-        or not hasattr(os, "sched_setaffinity")
-    ):
+    if threads_per_rank(devices) > 1 or not 1 < len(on_cpu) <= num_cores():
         return (None,) * count
-    cores = sorted(os.sched_getaffinity(0))
-    shares = {rank: frozenset(cores[place :: len(on_cpu)]) for place, rank in enumerate(on_cpu)}
-    return tuple(shares.get(rank) for rank in range(count))
+    cores = usable()
+    shares = {rank: frozenset(sorted(cores)[n :: len(on_cpu)]) for n, rank in enumerate(on_cpu)}
+    return tuple(shares.get(rank, cores) for rank in range(count))
 
 
 def clock_notes(devices: Devices) -> tuple[str, ...]:

@@ -234,9 +234,8 @@ class _Bench:
             cut_model.randomness.end_step()
         if not whole:
             return backward, weight_grad
-        if (
-            self._rank.device.type == "cpu"
-        ):  # without the hand-over between threads, which is no work of a layer
+        if self._rank.device.type == "cpu":
+            # Without the hand-over between threads, which is no work of a layer.
             forward = [stages.microbatches[0].seconds.get(layer, 0.0) for layer in range(count)]
         return forward, backward
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pipelab.runtime.cores import Cores, keep, kept
 
 
 class HostTimed:
@@ -21,7 +21,7 @@ class HostTimed:
         cores: that threads keep to while they work for this rank; None for any.
     """
 
-    def __init__(self, device: torch.device, cores: frozenset[int] | None = None) -> None:
+    def __init__(self, device: torch.device, cores: Cores | None = None) -> None:
         self.device = device
         self._cores = cores
 
@@ -34,22 +34,12 @@ class HostTimed:
         self.place(0)
 
     def place(self, thread: int) -> None:
-        """Lets a thread run on this rank's cores alone, best before it wakes: 0 for the calling one, else the system's
-        number of a thread of this process."""
-        if self._cores is not None and sys.platform == "linux":
-            with contextlib.suppress(OSError):  # the thread has ended, or a core was taken from this process
-                os.sched_setaffinity(thread, self._cores)
+        """Lets a thread that will work for this rank run on its cores; 0 is the calling one."""
+        keep(thread, self._cores)
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> contextlib.AbstractContextManager[Any]:
         """Makes the device current in the calling thread for a while."""
-        before = os.sched_getaffinity(0) if self._cores is not None and sys.platform == "linux" else None
-        self.activate()
-        try:
-            yield
-        finally:
-            if before is not None and sys.platform == "linux":
-                os.sched_setaffinity(0, before)
+        return kept(self._cores)
 
     def wait(self, marks: list[Any]) -> None:
         """What comes next on this device waits for other ranks' marks."""
@@ -90,10 +80,14 @@ class EventTimed:
     Args:
         device: the GPU.
         streams: that micro-batches take turns on.
+        cores: that threads keep to while they work for this rank; None for any.
     """
 
-    def __init__(self, device: torch.device, streams: list[torch.cuda.Stream]) -> None:
+    def __init__(
+        self, device: torch.device, streams: list[torch.cuda.Stream], cores: Cores | None = None
+    ) -> None:
         self.device = device
+        self._cores = cores
         self._streams = streams
         self._last: torch.cuda.Event | None = None  # where this rank's last action ended
         self._anchor: Any = None
@@ -107,6 +101,7 @@ class EventTimed:
         self._anchor_time = time.perf_counter()
 
     def activate(self, microbatch: int = 0) -> None:
+        self.place(0)
         torch.cuda.set_device(self.device)
         stream = self._streams[microbatch % len(self._streams)]
         torch.cuda.set_stream(stream)
@@ -114,7 +109,7 @@ class EventTimed:
             stream.wait_event(self._last)
 
     def place(self, thread: int) -> None:
-        """Nothing: the GPU works, not the thread."""
+        keep(thread, self._cores)
 
     def active(self) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.stream(self._streams[0])
@@ -143,7 +138,7 @@ RankDevice = HostTimed | EventTimed
 
 
 def rank_devices(
-    names: Sequence[str], *, one_stream: bool = False, cores: Sequence[frozenset[int] | None] = ()
+    names: Sequence[str], *, one_stream: bool = False, cores: Sequence[Cores | None] = ()
 ) -> list[RankDevice]:
     """The device of each rank.
 
@@ -155,14 +150,14 @@ def rank_devices(
     streams: dict[str, list[torch.cuda.Stream]] = {}
     devices: list[RankDevice] = []
     for rank, name in enumerate(names):
-        device = torch.device(name)
+        device, own = torch.device(name), cores[rank] if cores else None
         if device.type != "cuda":
-            devices.append(HostTimed(device, cores[rank] if cores else None))
+            devices.append(HostTimed(device, own))
             continue
         if name not in streams:
             count = 1 if one_stream else list(names).count(name)
             streams[name] = [torch.cuda.Stream(device) for _ in range(count)]
-        devices.append(EventTimed(device, streams[name]))
+        devices.append(EventTimed(device, streams[name], own))
     return devices
 
 

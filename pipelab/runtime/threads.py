@@ -33,18 +33,14 @@ class ThreadPool:
 
         Args:
             job: what to do.
-            place: called with the system's number of an idle thread before that wakes. A new one runs where its maker
-                does.
+            place: called with the system's number of the thread before it begins.
         """
         with self._lock:
             if self._closed:
                 raise RuntimeError("this thread pool is closed")
-            if self._idle:
-                inbox, number = self._idle.pop()
-                if place is not None:
-                    place(number)
-            else:
-                inbox = self._new_thread()
+            inbox, number = self._idle.pop() if self._idle else self._new_thread()
+            if place is not None:
+                place(number)
             inbox.put(job)  # in the lock: what `dismiss` puts there comes after it
 
     def close(self) -> None:
@@ -71,13 +67,13 @@ class ThreadPool:
     def __len__(self) -> int:
         return len(self._threads)
 
-    def _new_thread(self) -> queue.SimpleQueue[Job | None]:
+    def _new_thread(self) -> tuple[queue.SimpleQueue[Job | None], int]:
         inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         # Daemon: an interpreter that shuts down with a pipeline still open must not wait for it.
         thread = threading.Thread(target=self._serve, args=(inbox,), daemon=True, name="pipelab")
         thread.start()  # raises where the system has no more threads
         self._threads.append((thread, inbox))
-        return inbox
+        return inbox, thread.native_id or 0
 
     def _serve(self, inbox: queue.SimpleQueue[Job | None]) -> None:
         while (job := inbox.get()) is not None:

@@ -12,7 +12,7 @@ def pretend(monkeypatch, gpus=0, cores=2, mps=False):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    monkeypatch.setattr(devices, "num_cores", lambda: cores)
+    monkeypatch.setattr(devices, "usable", lambda: frozenset(range(cores)))
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,9 @@ def test_a_clock_that_is_not_honest_says_why(monkeypatch):
 
 
 def test_ranks_with_a_core_each_keep_to_it(monkeypatch):
-    pretend(monkeypatch, cores=3)
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: {1, 4, 6}, raising=False)
-    monkeypatch.setattr(devices.os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(devices, "usable", lambda: frozenset([6, 4, 1]))
     assert devices.cores_of_ranks(("cpu", "cpu", "cpu")) == ({1}, {4}, {6})
-    assert devices.cores_of_ranks(("cpu", "cuda:0", "cpu")) == ({1, 6}, None, {4})
+    assert devices.cores_of_ranks(("cpu", "cuda:0", "cpu")) == ({1, 6}, {1, 4, 6}, {4})
 
 
 @pytest.mark.parametrize(
