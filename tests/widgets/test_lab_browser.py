@@ -29,6 +29,18 @@ profile = pp.profile(model, x[:4], y[:4], loss_fn=loss_fn, repeats=1, progress=F
 lab = pp.Lab(model, x, y, loss_fn=loss_fn, profile=profile, schedule="1f1b", num_ranks=4, devices=pp.virtual(4))
 """
 
+SMALL = """
+import pipelab as pp
+from pipelab.core.profile import Affine
+
+names = [f"blocks.{number}" for number in range(12)]
+cost = [Affine(1e-4, 2e-4 * (1 + number % 3)) for number in range(12)]
+held = [Affine(0.0, 4e5)] * 12
+profile = pp.Profile(names, cost, cost, cost, [4_000_000] * 12, held, held, 8, (4, 8, 16), "cpu")
+lab = pp.Lab(profile, batch_size=48, schedule="1f1b", num_ranks=4, num_microbatches=8)
+lab
+"""
+
 CANVAS = ".pl-timeline .pl-canvas"
 ALERT = ".jupyter-widgets .widget-html [role=alert]"
 PAINTED = """([selector, old]) => { const c = document.querySelector(selector);
@@ -62,6 +74,13 @@ def point(page, locator, right: float, down: float) -> tuple[float, float]:
 
 @pytest.fixture
 def notebook(open_notebook):
+    """A Lab of a profile: no model, so it is there soon."""
+    return open_notebook([SMALL])
+
+
+@pytest.fixture
+def running(open_notebook):
+    """A Lab of a model, as `notebook`."""
     return open_notebook([MODEL, "lab"])
 
 
@@ -124,7 +143,10 @@ def test_pointing_says_what_and_why(notebook, tmp_path):
         if tip.is_visible() and "0F" in tip.inner_text():
             break
     assert "0F" in tip.inner_text() and "rank 0" in tip.inner_text()
-    page.mouse.move(*point(page, canvas, 0.13, 0.57))  # the last rank waits for the first micro-batch
+    for down in range(50, 95, 3):  # down to the last rank, which waits for the first micro-batch
+        page.mouse.move(*point(page, canvas, 0.09, down / 100))
+        if "ank 3 " in tip.inner_text():
+            break
     page.wait_for_function("() => document.querySelector('.pl-tip').innerText.includes('waits')")
     shoot(notebook, "lab-why", tmp_path)
     page.get_by_role("button", name="Memory").first.click()
@@ -134,7 +156,8 @@ def test_pointing_says_what_and_why(notebook, tmp_path):
     shoot(notebook, "lab-memory", tmp_path)
 
 
-def test_run_gives_a_measured_view_and_the_code_makes_it_again(notebook, tmp_path):
+def test_run_gives_a_measured_view_and_the_code_makes_it_again(running, tmp_path):
+    notebook = running
     page, old = notebook.page, painted(notebook)
     button(page, "Run").click()
     button(page, "Stop").and_(page.locator(":enabled")).wait_for()
@@ -156,7 +179,8 @@ def test_run_gives_a_measured_view_and_the_code_makes_it_again(notebook, tmp_pat
     assert notebook.run("print(lab.measured.clock, lab.measured_is_current)") == "virtual True"
 
 
-def test_a_stopped_run_leaves_all_well_and_the_kernel_answers_meanwhile(notebook, tmp_path):
+def test_a_stopped_run_leaves_all_well_and_the_kernel_answers_meanwhile(running, tmp_path):
+    notebook = running
     page, old = notebook.page, painted(notebook)
     button(page, "Run").click()
     assert notebook.run("print(lab.running)") == "True"
@@ -176,15 +200,15 @@ def test_a_stopped_run_leaves_all_well_and_the_kernel_answers_meanwhile(notebook
 
 def test_what_is_impossible_and_what_breaks_is_seen(notebook, tmp_path):
     page, old = notebook.page, painted(notebook)
-    notebook.run("lab.schedule = 'interleaved-1f1b'")
+    notebook.run("lab.choose(schedule='interleaved-1f1b', num_ranks=6)")
     old = painted(notebook, old)
     slider(page, "ranks").focus()
-    page.keyboard.press("ArrowRight")  # five ranks with two stages each, but there are nine layers
+    page.keyboard.press("ArrowRight")  # seven ranks with two stages each, but there are twelve layers
     alert = page.locator(ALERT)
     alert.wait_for()
-    assert "needs 10 stages" in alert.inner_text()
-    page.wait_for_function("() => document.querySelector('.pl-choices input[type=range]').value === '4'")
-    assert notebook.run("print(lab.num_ranks)") == "4"
+    assert "needs 14 stages" in alert.inner_text()
+    page.wait_for_function("() => document.querySelector('.pl-choices input[type=range]').value === '6'")
+    assert notebook.run("print(lab.num_ranks)") == "6"
     shoot(notebook, "lab-explained", tmp_path)
     page.keyboard.press("ArrowLeft")
     alert.wait_for(state="detached")

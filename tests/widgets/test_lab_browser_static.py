@@ -10,21 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.widgets.conftest import shoot
-from tests.widgets.test_lab_browser import CANVAS, painted, slider
+from tests.widgets.test_lab_browser import CANVAS, SMALL, painted, slider
 
 pytestmark = pytest.mark.browser
-
-SMALL = """
-import pipelab as pp
-from pipelab.core.profile import Affine
-
-names = [f"blocks.{number}" for number in range(12)]
-cost = [Affine(1e-4, 2e-4 * (1 + number % 3)) for number in range(12)]
-held = [Affine(0.0, 4e5)] * 12
-profile = pp.Profile(names, cost, cost, cost, [4_000_000] * 12, held, held, 8, (4, 8, 16), "cpu")
-lab = pp.Lab(profile, batch_size=48, schedule="1f1b", num_ranks=4, num_microbatches=8)
-lab
-"""
 
 HOSTILE = """
 import pipelab as pp
