@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MOST = 8
 """The most runs that are told apart side by side."""
 
-_SETTINGS = ("traces", "view")
+_SETTINGS = ("traces", "span")
 _PAGE = 560  # pixels that all timelines take together, so that they and the table are seen at once
 _LEAST, _AXIS, _HEADER, _ROW = (
     60,
@@ -50,7 +50,7 @@ class CompareView(Shown, W.VBox):
     Attributes:
         traces: what is shown, from the top, as a tuple; set it to other traces, or to a mapping that names them. The
             first is what the others are compared with.
-        view: the part of the time axis that is shown, begin and end in seconds; (0, 0) for all.
+        span: the part of the time axis that is shown, begin and end in seconds; (0, 0) for all.
         comparison: the reports of all, as `pp.compare` gives them.
         message: the last refusal, "" when all is well.
 
@@ -76,7 +76,7 @@ class CompareView(Shown, W.VBox):
     """
 
     traces = T.Any()
-    view = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0))
+    span = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0))
     message = T.Unicode("", read_only=True)
 
     _is_moving = True  # until all parts are there
@@ -174,8 +174,8 @@ class CompareView(Shown, W.VBox):
         height = height_of_each(traces)
         self._is_moving = True
         try:
-            if self.view[1] > stop:
-                self.view = (0.0, 0.0)
+            if self.span[1] > stop:
+                self.span = (0.0, 0.0)
             self._place(traces, stop, height)
             self.traces, self._comparison = traces, comparison
         finally:
@@ -189,14 +189,14 @@ class CompareView(Shown, W.VBox):
             with timeline.hold_sync():
                 if timeline.trace is not trace:
                     timeline.show(trace)
-                timeline.time_stop, timeline.height, timeline.view = stop, height, self.view
+                timeline.time_stop, timeline.height, timeline.span = stop, height, self.span
         if len(self._timelines) == len(traces):
             return
         self._unlink()
         for trace in traces[len(self._timelines) :]:
             timeline = TimelineView(trace, compact=True, time_stop=stop, height=height)
-            timeline.view = self.view
-            timeline.observe(self._zoomed, "view")
+            timeline.span = self.span
+            timeline.observe(self._zoomed, "span")
             self._timelines.append(timeline)
         gone = self._timelines[len(traces) :]
         del self._timelines[len(traces) :]
@@ -209,7 +209,7 @@ class CompareView(Shown, W.VBox):
     def _link(self) -> None:
         """Let the front end move all timelines with one, without asking the kernel."""
         first, *others = self._timelines
-        self._links = [W.jslink((first, "view"), (other, "view")) for other in others]
+        self._links = [W.jslink((first, "span"), (other, "span")) for other in others]
 
     def _unlink(self) -> None:
         for link in self._links:
@@ -221,7 +221,7 @@ class CompareView(Shown, W.VBox):
         if not self._is_moving:
             self._is_moving = True
             try:
-                self.view = change["new"]
+                self.span = change["new"]
             finally:
                 self._is_moving = False
 
@@ -230,14 +230,14 @@ class CompareView(Shown, W.VBox):
         if not self._is_moving:
             self._adopt(change["new"])
 
-    @T.observe("view")
-    def _view_set(self, change: Mapping[str, Any]) -> None:
+    @T.observe("span")
+    def _span_set(self, change: Mapping[str, Any]) -> None:
         if self._is_moving:
             return
         self._is_moving = True
         try:
             for timeline in self._timelines:
-                timeline.view = change["new"]
+                timeline.span = change["new"]
         finally:
             self._is_moving = False
 
@@ -246,13 +246,13 @@ class CompareView(Shown, W.VBox):
         with self._explained():
             return named(proposal["value"])
 
-    @T.validate("view")
-    def _valid_view(self, proposal: Mapping[str, Any]) -> tuple[float, float]:
+    @T.validate("span")
+    def _valid_span(self, proposal: Mapping[str, Any]) -> tuple[float, float]:
         begin, end = proposal["value"]
         with self._explained():
             if not (begin == end == 0 or (0 <= begin < end and math.isfinite(end))):
                 raise PipelabError(
-                    f"view is ({begin:g}, {end:g}); give a begin and a later end in seconds, or (0, 0) for all."
+                    f"span is ({begin:g}, {end:g}); give a begin and a later end in seconds, or (0, 0) for all."
                 )
         return begin, end
 

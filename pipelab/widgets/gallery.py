@@ -57,7 +57,7 @@ class Gallery:
         """
         if len(shown.traces) > 1 and self.lower is None:
             self.lower = self._new_view(shown.traces[1])
-            self._link = T.link((self.upper, "view"), (self.lower, "view"))
+            self._link = T.link((self.upper, "span"), (self.lower, "span"))
             self._arrange()
         views = [self.upper] if self.lower is None else [self.upper, self.lower]
         for view, trace, remark in zip(views, shown.traces, shown.remarks, strict=False):

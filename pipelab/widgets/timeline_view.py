@@ -32,7 +32,7 @@ _SETTINGS = (
     "memory_limit",
     "critical_path",
     "selected",
-    "view",
+    "span",
     "moment",
     "time_stop",
     "title",
@@ -70,7 +70,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
         memory_limit: bytes; a line, and the first action over it marked. None for no limit.
         critical_path: whether the actions are marked that make the step as long as it is.
         selected: the row of the trace that is selected; -1 for none.
-        view: the part of the time axis that is shown, begin and end in seconds; (0, 0) for all.
+        span: the part of the time axis that is shown, begin and end in seconds; (0, 0) for all.
         moment: seconds; a line there, and what has not happened yet is faint. -1 for none.
         time_stop: where the time axis ends, seconds; 0 for where the trace does. Several views get the same.
         title: in place of the headline; "" for the headline.
@@ -109,7 +109,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
     memory = T.Bool(False).tag(sync=True)
     critical_path = T.Bool(False).tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
-    view = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0)).tag(sync=True)
+    span = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0)).tag(sync=True)
     moment = T.Float(-1.0).tag(sync=True)
     time_stop = T.Float(0.0).tag(sync=True)
     title = T.Unicode("", allow_none=True).tag(sync=True)
@@ -243,13 +243,13 @@ class TimelineView(Shown, anywidget.AnyWidget):
             raise Refused(f"selected is {row}; {self.trace.label} has rows 0 to {rows - 1}, and -1 is none.")
         return int(row)
 
-    @T.validate("view")
-    def _valid_view(self, proposal: Mapping[str, Any]) -> tuple[float, float]:
+    @T.validate("span")
+    def _valid_span(self, proposal: Mapping[str, Any]) -> tuple[float, float]:
         begin, end = proposal["value"]
         is_all = begin == end == 0
         if not (is_all or (math.isfinite(begin) and math.isfinite(end) and begin < end)):
             raise Refused(
-                f"view is ({begin:g}, {end:g}); give a begin and a later end in seconds, or (0, 0) for all."
+                f"span is ({begin:g}, {end:g}); give a begin and a later end in seconds, or (0, 0) for all."
             )
         return float(begin), float(end)
 
@@ -289,7 +289,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
         with self.hold_sync():
             if trace is not old and trace.schedule != old.schedule:
                 self.selected = -1
-                self.view = (0.0, 0.0)
+                self.span = (0.0, 0.0)
             self._columns, self._meta = columns, {**meta, "serial": self._serial}
             if self.message:
                 self.set_trait("message", "")

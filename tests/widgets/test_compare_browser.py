@@ -54,7 +54,7 @@ def test_timelines_and_table_in_light_and_dark(notebook, tmp_path):
 
 def test_zooming_one_timeline_moves_all_of_them(notebook, tmp_path):
     page = notebook.page
-    views = "print([part.view for part in view.children[0].children], view.view)"
+    views = "print([part.span for part in view.children[0].children], view.span)"
     assert "(0.0, 0.0), (0.0, 0.0), (0.0, 0.0)" in notebook.run(views)
     second = page.locator(".pl-timeline canvas").last
     box = second.bounding_box()
@@ -64,9 +64,9 @@ def test_zooming_one_timeline_moves_all_of_them(notebook, tmp_path):
     page.keyboard.up("Control")
     page.wait_for_timeout(600)
     shoot(notebook, "compare-zoomed", tmp_path)
-    script = "v = [part.view for part in view.children[0].children]; print(len(set(v)), view.view == v[0], v[0][1] > 0)"
+    script = "v = [part.span for part in view.children[0].children]; print(len(set(v)), view.span == v[0], v[0][1] > 0)"
     assert notebook.run(script) == "1 True True"
-    notebook.run("view.view = (0, 0)")
+    notebook.run("view.span = (0, 0)")
     page.wait_for_timeout(300)
     assert "(0.0, 0.0), (0.0, 0.0), (0.0, 0.0)" in notebook.run(views)
 

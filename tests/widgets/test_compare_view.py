@@ -89,30 +89,30 @@ def test_the_first_timeline_stays_when_the_first_trace_goes(view):
 
 
 def test_a_view_from_code_moves_all_timelines(view):
-    view.view = (1.0, 5.0)
-    assert {part.view for part in timelines(view)} == {(1.0, 5.0)}
+    view.span = (1.0, 5.0)
+    assert {part.span for part in timelines(view)} == {(1.0, 5.0)}
 
 
 def test_the_front_end_links_all_timelines_to_the_first(view):
     links = view._links
-    assert {link.source for link in links} == {(timelines(view)[0], "view")}
-    assert [link.target for link in links] == [(part, "view") for part in timelines(view)[1:]]
+    assert {link.source for link in links} == {(timelines(view)[0], "span")}
+    assert [link.target for link in links] == [(part, "span") for part in timelines(view)[1:]]
 
 
 def test_a_zoom_in_the_front_end_is_seen_and_not_sent_back(view):
     seen = []
-    view.observe(lambda change: seen.append(change.new), "view")
-    timelines(view)[1].set_state({"view": [2.0, 3.0]})
-    assert view.view == (2.0, 3.0) and seen == [(2.0, 3.0)]
+    view.observe(lambda change: seen.append(change.new), "span")
+    timelines(view)[1].set_state({"span": [2.0, 3.0]})
+    assert view.span == (2.0, 3.0) and seen == [(2.0, 3.0)]
     assert (
-        timelines(view)[0].view == timelines(view)[2].view == (0.0, 0.0)
+        timelines(view)[0].span == timelines(view)[2].span == (0.0, 0.0)
     )  # the front end's own link moves these
 
 
 def test_a_zoom_beyond_the_new_end_shows_all(view):
-    view.view = (LATE.makespan - 1, LATE.makespan)
+    view.span = (LATE.makespan - 1, LATE.makespan)
     view.traces = [trace(2, 2)]
-    assert view.view == (0.0, 0.0) == timelines(view)[0].view
+    assert view.span == (0.0, 0.0) == timelines(view)[0].span
 
 
 def test_a_button_removes_its_row(view):
@@ -171,8 +171,8 @@ def test_removing_what_is_not_there_is_refused(view, which):
 @pytest.mark.parametrize("wrong", [(3.0, 2.0), (-1.0, 2.0), (0.0, float("inf"))])
 def test_a_view_that_is_none_is_refused(view, wrong):
     with pytest.raises(pp.PipelabError, match="give a begin and a later end"):
-        view.view = wrong
-    assert view.view == (0.0, 0.0)
+        view.span = wrong
+    assert view.span == (0.0, 0.0)
 
 
 def test_a_misspelt_setting_names_the_nearest(view):

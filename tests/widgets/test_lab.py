@@ -368,8 +368,8 @@ def test_views_of_a_measurement(live):
     lower = live._gallery.lower
     assert (upper.trace, upper.predicted, lower.trace) == (live.predicted, None, live.measured)
     assert upper.time_stop == lower.time_stop == max(live.predicted.makespan, live.measured.makespan)
-    upper.view = (0.0, upper.time_stop / 2)
-    assert lower.view == upper.view
+    upper.span = (0.0, upper.time_stop / 2)
+    assert lower.span == upper.span
     live.critical_path = True
     assert lower.critical_path
     live.view = "measured"

@@ -123,7 +123,7 @@ def timeline(shared):
     shared.page.evaluate("() => document.activeElement?.blur()")
     shared.page.wait_for_timeout(150)  # what the last test set off has reached the kernel
     before = shared.painted(0)
-    shared.notebook.run("view.selected = -1; view.view = (0, 0); view.memory = view.critical_path = False")
+    shared.notebook.run("view.selected = -1; view.span = (0, 0); view.memory = view.critical_path = False")
     shared.notebook.run("view.show(trace())")
     shared.painted(before)
     shared.page.wait_for_function(AS_AT_FIRST)
@@ -207,12 +207,12 @@ def test_wheel_and_hand_zoom_and_pan_and_the_page_still_scrolls(timeline):
     timeline.page.mouse.up()
     timeline.page.wait_for_timeout(300)
     assert timeline.shown()[0] > begin and timeline.notebook.run("print(view.selected)") == "-1"
-    timeline.kernel("tuple(round(time, 6) for time in view.view)", str(timeline.shown()))
+    timeline.kernel("tuple(round(time, 6) for time in view.span)", str(timeline.shown()))
     timeline.page.mouse.dblclick(x, y)
     timeline.page.wait_for_timeout(300)
     assert timeline.shown() == (0, 33)
-    timeline.kernel("view.view", "(0.0, 0.0)")
-    timeline.notebook.run("view.view = (3, 9)")
+    timeline.kernel("view.span", "(0.0, 0.0)")
+    timeline.notebook.run("view.span = (3, 9)")
     timeline.page.wait_for_function("() => document.querySelector('canvas.pl-canvas').dataset.from === '3'")
 
 
@@ -365,7 +365,7 @@ def test_linked_views_zoom_together_on_one_axis(open_notebook):
 import ipywidgets as W
 a = TimelineView(trace(), compact=True, time_stop=45)
 b = TimelineView(trace('gpipe', links=pp.Links(latency=1)), compact=True, time_stop=45)
-link = W.jslink((a, 'view'), (b, 'view'))
+link = W.jslink((a, 'span'), (b, 'span'))
 W.VBox([a, b])"""
     notebook = open_notebook([SETUP, cell])
     first, second = Timeline(notebook, 0), Timeline(notebook, 1)

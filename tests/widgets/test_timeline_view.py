@@ -72,21 +72,21 @@ def test_setting_a_trace_moves_the_picture_in_one_message(view, monkeypatch):
 
 
 def test_show_replaces_everything_in_one_message(view, monkeypatch):
-    view.selected, view.view = 5, (1.0, 2.0)
+    view.selected, view.span = 5, (1.0, 2.0)
     sent = messages(view, monkeypatch)
     other = simulated("gpipe")
     view.show(other, predicted=simulated("gpipe", latency=0.5), remark="of an older plan")
-    assert sent == [["_columns", "_meta", "selected", "view"]]
+    assert sent == [["_columns", "_meta", "selected", "span"]]
     assert view._meta["title"][2] == "of an older plan" and view._meta["predicted"]
-    assert (view.selected, view.view) == (-1, (0.0, 0.0))
+    assert (view.selected, view.span) == (-1, (0.0, 0.0))
     view.show(view.trace)
     assert view.predicted is None and len(view._meta["title"]) == 2
 
 
 def test_a_trace_of_the_same_schedule_keeps_selection_and_zoom(view):
-    view.selected, view.view = 5, (1.0, 2.0)
+    view.selected, view.span = 5, (1.0, 2.0)
     view.show(pp.simulate(view.trace.schedule, pp.Costs.uniform(4, latency=0.5)))
-    assert (view.selected, view.view) == (5, (1.0, 2.0))
+    assert (view.selected, view.span) == (5, (1.0, 2.0))
 
 
 def test_a_prediction_of_another_schedule_is_refused(view):
@@ -121,8 +121,8 @@ def test_a_limit_needs_known_bytes(view):
 @pytest.mark.parametrize("value", [(2.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
 def test_a_view_must_be_a_piece_of_time(view, value):
     with pytest.raises(PipelabError, match="give a begin and a later end"):
-        view.view = value
-    assert view.view == (0.0, 0.0)
+        view.span = value
+    assert view.span == (0.0, 0.0)
 
 
 def test_settings_out_of_range_are_refused_and_misspelt_ones_named(view):

@@ -118,15 +118,15 @@ export function leastSpan(data, stop) {
 }
 
 // (0, 0) stands for all; what does not fit is moved, not refused: views of other traces may be linked to this one.
-export function shownOf(view, stop, least) {
-  const [begin, end] = view || [0, 0];
+export function shownOf(wished, stop, least) {
+  const [begin, end] = wished || [0, 0];
   if (!(end > begin) || !isFinite(end - begin)) return [0, stop];
   const span = clamp(end - begin, Math.min(least, stop), stop);
   const from = clamp(begin, 0, stop - span);
   return [from, from + span];
 }
 
-export function viewOf(shown, stop) {
+export function spanOf(shown, stop) {
   return shown[0] <= 0 && shown[1] >= stop ? [0, 0] : [shown[0], shown[1]];
 }
 

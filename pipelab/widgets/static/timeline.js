@@ -1,7 +1,7 @@
 // The live timeline: takes the columns from the kernel, draws them, and asks the kernel why where somebody points.
 import {
   acrossRows, alongRow, boxOfRow, describeBox, hitBox, layoutOf, leastSpan, loadColumns, nearestInRow, panned, plainText,
-  revealed, rowAt, shownOf, viewOf, xToTime, zoomed,
+  revealed, rowAt, shownOf, spanOf, xToTime, zoomed,
 } from "./geometry.js";
 import { hideStatic } from "./shown.js";
 import { handsOf } from "./timeline_hands.js";
@@ -83,7 +83,7 @@ class TimelineScreen {
       rows: meta.rows.length, strips, width, height: this.model.get("height") || 0,
       left: Math.min(widest + 14, 150), right: peaks,
     });
-    this.shown = shownOf(this.model.get("view"), this.stop, this.least);
+    this.shown = shownOf(this.model.get("span"), this.stop, this.least);
   }
 
   // Title, legend, buttons, alternative text.
@@ -197,7 +197,7 @@ class TimelineScreen {
   setShown(shown) {
     this.shown = shown;
     this.hover.nothing(); // something else lies under the pointer now
-    this.model.set("view", viewOf(shown, this.stop)); // views linked to this one follow at once
+    this.model.set("span", spanOf(shown, this.stop)); // views linked to this one follow at once
     this.model.save_changes(); // one message is under way at a time, so the kernel gets as many as it can take
     this.refresh();
   }
@@ -309,7 +309,7 @@ class TimelineScreen {
     };
     const heard = {
       "change:_meta": () => this.loadSoon(), "change:_columns": () => this.loadSoon(),
-      "change:view": again, "change:time_stop": again, "change:height": again, "change:memory": again,
+      "change:span": again, "change:time_stop": again, "change:height": again, "change:memory": again,
       "change:title": again, "change:compact": again, "change:message": () => this.say(),
       "change:critical_path": () => {
         this.askForPath();

@@ -199,8 +199,8 @@ test("a view of another trace is moved onto this axis, and (0, 0) is all of it",
   assert.deepEqual(g.shownOf([8, 14], 10, 1), [4, 10]);
   assert.deepEqual(g.shownOf([2, 2.001], 10, 1), [2, 3]);
   assert.deepEqual(g.shownOf([NaN, Infinity], 10, 1), [0, 10]);
-  assert.deepEqual(g.viewOf([0, 10], 10), [0, 0]);
-  assert.deepEqual(g.viewOf([1, 10], 10), [1, 10]);
+  assert.deepEqual(g.spanOf([0, 10], 10), [0, 0]);
+  assert.deepEqual(g.spanOf([1, 10], 10), [1, 10]);
 });
 
 test("what is selected is brought into view by the least move", () => {
