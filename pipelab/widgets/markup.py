@@ -31,8 +31,3 @@ def alert(message: str) -> str:
 def paragraphs(lines: Iterable[str]) -> str:
     """Lines below one another."""
     return "".join(f'<div style="line-height: 1.4">{escape(line)}</div>' for line in lines)
-
-
-def layer_name(name: str) -> str:
-    """A layer's name, as code."""
-    return f"<code>{escape(name)}</code>"
