@@ -14,7 +14,7 @@ from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 from pipelab.planning.balance import balance
 
-__all__ = ["by_parameters", "equal_count"]
+__all__ = ["equal_count", "equal_parameters"]
 
 
 def equal_count(profile: Profile, num_stages: int) -> Split:
@@ -44,7 +44,7 @@ def equal_count(profile: Profile, num_stages: int) -> Split:
     return Split(profile.layers[stage * each + min(stage, larger)] for stage in range(1, count))
 
 
-def by_parameters(profile: Profile, num_stages: int) -> Split:
+def equal_parameters(profile: Profile, num_stages: int) -> Split:
     """Cut a model so that the stage with the most parameters has as few as can be.
 
     It is `balance` with bytes of parameters in place of seconds: exact, and of equally good splits the one that sends
@@ -61,11 +61,11 @@ def by_parameters(profile: Profile, num_stages: int) -> Split:
         >>> from pipelab.core.profile import Affine
         >>> line = (Affine(1.0),) * 4
         >>> heavy = (8, 1, 1, 1)
-        >>> by_parameters(Profile(tuple("abcd"), line, line, line, heavy, line, line, 1, (1, 2), "cpu"), 2)
+        >>> equal_parameters(Profile(tuple("abcd"), line, line, line, heavy, line, line, 1, (1, 2), "cpu"), 2)
         Split(['b'])
     """
     if not isinstance(profile, Profile):
-        raise TypeError(f"by_parameters() takes a Profile, not {type(profile).__name__}.")
+        raise TypeError(f"equal_parameters() takes a Profile, not {type(profile).__name__}.")
     nothing = (Affine(0.0),) * profile.num_layers
     weighed = replace(
         profile,

@@ -14,7 +14,7 @@ from pipelab.core.profile import Profile
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError
 from pipelab.planning.balance import balance
-from pipelab.planning.presets import by_parameters, equal_count
+from pipelab.planning.presets import equal_count, equal_parameters
 from pipelab.plots.stages import describe_stages, drawn_profile
 from pipelab.widgets.assets import css, esm
 from pipelab.widgets.markup import error_text
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SETTINGS = ("split", "by", "batch_size", "limit")
-_DOINGS = ("equal_time", "equal_count", "by_parameters", "undo", "redo")
+_DOINGS = ("equal_time", "equal_count", "equal_parameters", "undo", "redo")
 _MOST_STAGES_AT_FIRST = 4
 
 _SAME = object()
@@ -205,9 +205,9 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         """Give all stages as many layers."""
         self.split = equal_count(self.profile, self.num_stages)
 
-    def by_parameters(self) -> None:
+    def equal_parameters(self) -> None:
         """Move the borders to where the stage with the most parameters has as few as can be."""
-        self.split = by_parameters(self.profile, self.num_stages)
+        self.split = equal_parameters(self.profile, self.num_stages)
 
     def undo(self) -> None:
         """Take the last move back; without one, nothing happens."""

@@ -248,11 +248,11 @@ def test_all_can_be_reached_by_tab_with_a_name_and_a_visible_focus(notebook):
 
 def test_presets_bytes_and_a_limit(notebook, tmp_path):
     page = notebook.page
-    presets = "from pipelab.planning.presets import by_parameters, equal_count"
+    presets = "from pipelab.planning.presets import equal_parameters, equal_count"
     for name, split in {
         "Equal time": "pp.balance(profile, 4)",
         "Equal count": "equal_count(profile, 4)",
-        "Equal parameters": "by_parameters(profile, 4)",
+        "Equal parameters": "equal_parameters(profile, 4)",
     }.items():
         button(page, name).click()
         settle(notebook)

@@ -10,7 +10,7 @@ from ipywidgets.widgets import widget as registry
 
 import pipelab as pp
 from pipelab.core.profile import Affine
-from pipelab.planning.presets import by_parameters, equal_count
+from pipelab.planning.presets import equal_count, equal_parameters
 from pipelab.plots.stages import drawn_profile
 from pipelab.widgets import split_editor, split_history
 from pipelab.widgets.split_bars import layer_columns, stage_bars
@@ -137,7 +137,7 @@ def test_presets_are_those_of_planning(editor, profile):
     for preset, split in (
         ("equal_time", pp.balance(profile, 4, batch_size=3)),
         ("equal_count", equal_count(profile, 4)),
-        ("by_parameters", by_parameters(profile, 4)),
+        ("equal_parameters", equal_parameters(profile, 4)),
         ("balance", pp.balance(profile, 4, batch_size=3)),
     ):
         editor.split = START

@@ -4,7 +4,7 @@ import { plainText } from "./geometry.js";
 export const SPLIT_PRESETS = [
   ["equal_time", "Equal time", "Move the borders to where the slowest stage is fastest"],
   ["equal_count", "Equal count", "Give all stages as many layers"],
-  ["by_parameters", "Equal parameters", "Move the borders to where the stage with the most parameters has as few as can be"],
+  ["equal_parameters", "Equal parameters", "Move the borders to where the stage with the most parameters has as few as can be"],
 ];
 
 const LETTER = 6; // pixels; where letters are wider, the style sheet cuts the end off
