@@ -53,8 +53,10 @@ def unnamed_controls(page: Any, selector: str) -> list[str]:
 def dark(notebook: Any) -> Iterator[None]:
     """Within it JupyterLab has its dark theme; the next notebook finds the light one again."""
     _set_theme(notebook.page, "JupyterLab Dark", "false")
-    yield
-    _set_theme(notebook.page, "JupyterLab Light", "true")
+    try:
+        yield
+    finally:
+        _set_theme(notebook.page, "JupyterLab Light", "true")
 
 
 def _set_theme(page: Any, theme: str, is_light: str) -> None:

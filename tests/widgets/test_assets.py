@@ -16,7 +16,7 @@ def folder(tmp_path, monkeypatch):
 
 def write(folder, **files: str) -> None:
     for name, text in files.items():
-        (folder / f"{name}.js").write_text(text)
+        (folder / f"{name}.js").write_text(text, encoding="utf-8")
 
 
 def test_joined_files_have_one_export_and_no_import(folder):
@@ -64,7 +64,9 @@ def test_style_sheets_follow_each_other_and_ask_the_network_for_nothing():
 
 def test_no_script_asks_the_network_for_anything():
     for path in assets._STATIC.glob("*.js"):
-        text = path.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, never asked for
+        text = path.read_text(encoding="utf-8").replace(
+            "http://www.w3.org/2000/svg", ""
+        )  # a name, never asked for
         assert not [
             word for word in ("fetch(", "XMLHttpRequest", "http:", "https:", "WebSocket") if word in text
         ], path
@@ -72,7 +74,7 @@ def test_no_script_asks_the_network_for_anything():
 
 def test_no_script_writes_markup_from_values():
     for path in assets._STATIC.glob("*.js"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert not [
             word
             for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write")

@@ -387,13 +387,13 @@ def test_a_hundred_thousand_actions_stay_usable(open_timeline, tmp_path):
         min(a, b) - 2 <= level <= max(a, b) + 2 for level, a, b in zip(mixed, FORWARD, BACKWARD, strict=True)
     )
     timeline.canvas.focus()
-    took = []
     for _ in range(12):
         before = timeline.painted(0)
         timeline.page.keyboard.press("+")
         timeline.painted(before)
-        took.append(float(timeline.data("paint-ms")))
-    assert sorted(took)[len(took) // 2] < 100  # a loaded machine; benchmarks/browser.py has the real figure
+    assert timeline.shown()[1] - timeline.shown()[0] < 0.1 * float(
+        timeline.notebook.run("print(large.trace.makespan)")
+    )
     timeline.page.keyboard.press("Enter")
     timeline.status("micro-batch")
     assert re.search(r"\d+[FB]\d+: ", timeline.root.locator(".pl-status").inner_text())
