@@ -18,6 +18,7 @@ from torch import nn
 import pipelab as pp
 from pipelab.core.profile import Affine
 from pipelab.widgets.shown import parts_shown
+from tests.widgets.profiles import profile_of
 
 LIMIT = 60.0
 
@@ -266,6 +267,14 @@ def test_the_static_picture_is_the_one_that_is_shown_now(lab):
     data, _ = lab._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]) == png(lab)
     assert "2 ranks" in data["text/plain"]
+
+
+def test_what_is_saved_of_a_large_lab_is_small():
+    lab = pp.Lab(
+        profile_of(32), batch_size=512, schedule="1f1b", num_ranks=8, num_microbatches=64, memory=True
+    )
+    assert sum(len(data["image/png"]) + 2 * len(data["text/plain"]) for data, _ in lab._stills()) < 200_000
+    lab.close()
 
 
 def test_a_tick_sends_one_message_to_each_part_that_moves(lab, monkeypatch):
