@@ -15,6 +15,7 @@ from pipelab.plots.timeline import plot_timelines
 from pipelab.widgets.closing import close_with_parts
 from pipelab.widgets.compare_view import CompareView
 from pipelab.widgets.exhibit import Exhibit
+from pipelab.widgets.markup import heading
 from pipelab.widgets.timeline_view import TimelineView
 
 TOGGLES = ("memory", "critical_path")
@@ -85,7 +86,7 @@ class Gallery:
                 for widget in gone:
                     close_with_parts(widget)
         elif self.compare is None:
-            self.compare, self._heading = CompareView(traces), W.HTML("<b>Pinned</b>")
+            self.compare, self._heading = CompareView(traces), W.HTML(heading("Pinned"))
             self.compare.observe(self._removed, "traces")
             self._arrange()
         else:

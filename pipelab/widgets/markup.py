@@ -31,3 +31,8 @@ def alert(message: str) -> str:
 def paragraphs(lines: Iterable[str]) -> str:
     """Lines below one another."""
     return "".join(f'<div style="line-height: 1.4">{escape(line)}</div>' for line in lines)
+
+
+def heading(text: str) -> str:
+    """A line that stands above something, and that a screen reader can jump to."""
+    return f'<div role="heading" aria-level="4" style="font-weight: 600">{escape(text)}</div>'
