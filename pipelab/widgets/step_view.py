@@ -40,7 +40,7 @@ class StepView(Shown, W.VBox):
     Attributes:
         trace: what is shown; set it to another `Trace` to begin anew with that one.
         step: which moment, from 0 to `num_steps`.
-        moment: seconds: the time of that moment.
+        time: seconds: when that moment is.
         playing: whether the front end steps on by itself.
         speed: steps a second while it does.
         message: the last refusal, "" when all is well.
@@ -61,14 +61,14 @@ class StepView(Shown, W.VBox):
         >>> print(view.now.changes)
         At 2 s: rank 0 ends 0F1 and waits to start 0B0; rank 1 ends 1F0 and starts 1B0.
         >>> view.step = view.num_steps
-        >>> view.moment
+        >>> view.time
         9.0
         >>> view.close()
     """
 
     trace = T.Any()
     step = T.Int(0)
-    moment = T.Float(0.0, read_only=True)
+    time = T.Float(0.0, read_only=True)
     playing = T.Bool(False)
     speed = T.Float(2.0)
     message = T.Unicode("", read_only=True)
@@ -181,7 +181,7 @@ class StepView(Shown, W.VBox):
         self._moments, self._now, self._is_moving = moments, moment, True
         try:
             self.trace, self.step = moments.trace, moment.step
-            self.set_trait("moment", moment.time)
+            self.set_trait("time", moment.time)
         finally:
             self._is_moving = False
         with self._timeline.hold_sync():

@@ -33,6 +33,11 @@ _UNNAMED = """selector => [...document.querySelectorAll(`${selector} :is(button,
   .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length))
   .map(e => e.outerHTML)"""
 
+NO_PICTURE = (
+    "() => ![...document.querySelectorAll('.jp-OutputArea-child img')].some(e => e.checkVisibility())"
+)
+"""Whether every static picture has given way to the live view above which it stood."""
+
 _HAS_THEME = "isLight => document.body.dataset.jpThemeLight === isLight"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.widgets.conftest import shoot
-from tests.widgets.looks import contrasts, dark, unnamed_controls
+from tests.widgets.looks import NO_PICTURE, contrasts, dark, unnamed_controls
 
 pytestmark = pytest.mark.browser
 
@@ -30,9 +30,7 @@ def notebook(open_notebook):
 def test_timelines_and_table_in_light_and_dark(notebook, tmp_path):
     page = notebook.page
     assert page.locator(".pl-compare-table tbody tr").count() == 3
-    assert (
-        page.locator(".jp-OutputArea-child img:visible").count() == 0
-    )  # the picture gives way to the live view
+    page.wait_for_function(NO_PICTURE)  # it gives way to the live view
     boxes = [canvas.bounding_box() for canvas in page.locator(".pl-timeline canvas").all()]
     assert len({round(box["width"]) for box in boxes}) == 1 and len({round(box["x"]) for box in boxes}) == 1
     assert len({round(box["height"]) for box in boxes}) == 1
@@ -84,5 +82,5 @@ def test_runs_are_removed_by_button_and_added_from_code(notebook):
     notebook.run("view.add(run('gpipe'), 'again')")
     page.wait_for_function("() => document.querySelectorAll('.pl-compare-table tbody tr').length === 3")
     page.locator(".pl-timeline").nth(2).wait_for()
-    assert page.locator(".jp-OutputArea-child img:visible").count() == 0
+    page.wait_for_function(NO_PICTURE)
     assert notebook.run("print([trace.label[:5] for trace in view.traces])") == "['1f1b', '<b>ho', 'again']"
