@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from numbers import Real
@@ -20,6 +21,9 @@ __all__ = ["Why", "rows_that_occupy", "why"]
 _ROUNDING = 1e-12
 """What is less than this fraction of the step is a rounded nothing."""
 
+_HAND_OVER = 0.1
+"""Of a measured action's length: a shorter gap to the next one is no pause, but what handing over takes."""
+
 _TOLD = 4
 """The most links of a chain that a sentence tells."""
 
@@ -33,8 +37,8 @@ class Why:
         time: seconds.
         sentence: what there is to say.
         rows: shape (n,): rows of the trace. In a gap the row that ends it, then what that one waited for, back to what
-            ran when the gap began; within an action that action; after a rank's last action what the step goes on
-            with, in order of time.
+            ran when the gap began, and on over other ranks to one that had work all the while; within an action that
+            action; after a rank's last action what the step goes on with, in order of time.
         why: for each row why it started when it did.
     """
 
@@ -141,22 +145,55 @@ def _within_a_gap(trace: Trace, rank: int, time: float, row: int, gap_start: flo
         links.append(link)
         if link[1] < 0 or trace.start[link[1]] <= gap_start:
             break
-    reasons = [reason_of(trace, *link) for link in links]
     gap_end = float(trace.start[row])
-    told = ", which ".join(reasons[:_TOLD]) + (", and so on" if len(reasons) > _TOLD else "")
     sentence = (
         f"Rank {rank} waits {as_seconds(gap_end - gap_start)} for {name_of(trace, row)}, from {as_seconds(gap_start)} "
-        f"to {as_seconds(gap_end)}: it {told}."
+        f"to {as_seconds(gap_end)}: it {_told(trace, links)}."
     )
     if not trace._causes.is_exact:
         between = sum(trace.start[a] - max(gap_start, trace.end[b]) for a, b, _ in links if b >= 0)
         if between > _ROUNDING * trace.makespan:
             sentence += f" {as_seconds(between)} of that is transfer, waiting and overhead."
-    rows = [link[0] for link in links]
-    if links[-1][1] >= 0:
-        rows.append(links[-1][1])
-        reasons.append(reason_of(trace, *next(trace._causes.chain(rows[-1]))))
-    return Why(rank, time, sentence, np.array(rows), tuple(reasons), trace)
+    behind = list(_across_ranks(trace, links[-1][1]))
+    busy = _without_pause(trace, behind[-1][0]) if len(behind) > 1 else ""
+    if busy:
+        sentence += f" {name_of(trace, behind[0][0])} in turn {_told(trace, behind[:-1])}; {busy}."
+    shown = [*links, *(behind if busy else behind[:1])]
+    reasons = tuple(reason_of(trace, *link) for link in shown)
+    return Why(rank, time, sentence, np.array([row for row, _, _ in shown]), reasons, trace)
+
+
+def _told(trace: Trace, links: Sequence[Link]) -> str:
+    """Why the first of some rows started when it did, and so on to the last."""
+    reasons = [reason_of(trace, *link) for link in links]
+    return ", which ".join(reasons[:_TOLD]) + (", and so on" if len(reasons) > _TOLD else "")
+
+
+def _across_ranks(trace: Trace, row: int) -> Iterator[Link]:
+    """From a row back over those of other ranks that were waited for, to one that its own rank came to no sooner."""
+    for link in trace._causes.chain(row):
+        yield link
+        if link[1] < 0 or trace.rank[link[1]] == trace.rank[link[0]]:
+            return
+
+
+def _without_pause(trace: Trace, row: int) -> str:
+    """Since when the rank of a row had no gap before it; nothing if the row came right after one."""
+    rank = int(trace.rank[row])
+    mine = rows_that_occupy(trace)
+    mine = mine[trace.rank[mine] == rank]
+    mine = mine[np.argsort(trace.start[mine], kind="stable")]
+    place = int(np.flatnonzero(mine == row)[0]) if row in mine else 0
+    gaps = trace.start[mine[1 : place + 1]] - np.maximum.accumulate(trace.end[mine])[:place]
+    is_exact = trace._causes.is_exact
+    least = _ROUNDING * trace.makespan if is_exact else _HAND_OVER * float(trace.durations[mine].mean())
+    long = np.flatnonzero(gaps > least)
+    first = int(long[-1]) + 1 if len(long) else 0
+    if first == place:
+        return ""
+    since, until = trace.start[mine[first]], trace.end[row]
+    pause = "without a pause" if is_exact else "with hardly a pause"
+    return f"rank {rank} was busy {pause} from {as_seconds(since)} to {as_seconds(until)}"
 
 
 def _after_the_last(trace: Trace, rank: int, time: float, row: int) -> Why:

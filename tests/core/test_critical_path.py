@@ -403,3 +403,15 @@ def test_a_gap_without_anything_unexplained_says_nothing_of_it():
     virtual = Trace.from_times(ONE, [0, 4, 1, 2], [1, 6, 2, 4], clock="virtual")
     said = "Rank 0 waits 3 s for 0B0, from 1 s to 4 s: it needs 1B0 of rank 1, which comes after 1F0 on its rank."
     assert virtual.why(0, 3).sentence == said
+
+
+def test_why_goes_on_to_the_rank_that_had_work_all_the_while():
+    third = (1.0, 1.0, 1.0, 2.0)
+    trace = simulate(schedule("1f1b", num_ranks=4, num_microbatches=8), Costs(third, third, third))
+    found = trace.why(0, 17)
+    assert found.sentence == (
+        "Rank 0 waits 3 s for 0B1, from 16 s to 19 s: it needs 1B1 of rank 1, which needs 2B1 of rank 2. "
+        "2B1 in turn needs 3B1 of rank 3; rank 3 was busy without a pause from 3 s to 15 s."
+    )
+    assert [int(trace.rank[row]) for row in found.rows] == [0, 1, 2, 3]
+    assert trace.why(0, 5).sentence.endswith("which comes after 3F0 on its rank.")  # nobody was busy all the while
