@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
@@ -22,7 +20,7 @@ from pipelab.widgets.compare_table import CompareTable
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
 from pipelab.widgets.timeline_view import TimelineView
-from pipelab.widgets.traits import Refused, check_setting
+from pipelab.widgets.traits import SPAN, Explains, as_span
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 MOST = 8
 """The most runs that are told apart side by side."""
 
-_SETTINGS = ("traces", "span")
 _PAGE = 560  # pixels that all timelines take together, so that they and the table are seen at once
 _LEAST, _AXIS, _HEADER, _ROW = (
     60,
@@ -42,7 +39,7 @@ _LEAST, _AXIS, _HEADER, _ROW = (
 Traces = Iterable[Trace] | Mapping[str, Trace]
 
 
-class CompareView(Shown, W.VBox):
+class CompareView(Explains, Shown, W.VBox):
     """Up to eight traces on one time axis, and in numbers: which is shorter, which holds less, and by how much.
 
     Zooming or panning one of the timelines moves them all.
@@ -76,7 +73,7 @@ class CompareView(Shown, W.VBox):
     """
 
     traces = T.Any()
-    span = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0))
+    span = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0)).tag(wants=SPAN)
     message = T.Unicode("", read_only=True)
 
     _is_moving = True  # until all parts are there
@@ -154,16 +151,9 @@ class CompareView(Shown, W.VBox):
 
     def close(self) -> None:
         """Drop all parts; `traces` and `comparison` stay readable."""
-        if self.comm is None:
-            return
-        self._unlink()
-        for timeline in self._timelines:
-            timeline.unobserve_all()
-        for part in (self._stack, self._table):
-            close_with_parts(part)
-        layout = self.layout
+        if self.comm is not None:
+            self._unlink()
         super().close()
-        layout.close()
 
     # -- changes ------------------------------------------------------------------------------------------------
 
@@ -181,8 +171,7 @@ class CompareView(Shown, W.VBox):
         finally:
             self._is_moving = False
         self._table.show(traces, comparison)
-        if self.message:
-            self.set_trait("message", "")
+        self._say("")
 
     def _place(self, traces: tuple[Trace, ...], stop: float, height: int) -> None:
         for timeline, trace in zip(self._timelines, traces, strict=False):
@@ -248,13 +237,8 @@ class CompareView(Shown, W.VBox):
 
     @T.validate("span")
     def _valid_span(self, proposal: Mapping[str, Any]) -> tuple[float, float]:
-        begin, end = proposal["value"]
         with self._explained():
-            if not (begin == end == 0 or (0 <= begin < end and math.isfinite(end))):
-                raise PipelabError(
-                    f"span is ({begin:g}, {end:g}); give a begin and a later end in seconds, or (0, 0) for all."
-                )
-        return begin, end
+            return as_span(proposal["value"])
 
     def _wished_away(self, number: int) -> None:
         try:
@@ -275,24 +259,8 @@ class CompareView(Shown, W.VBox):
         )
 
     def _say(self, message: str) -> None:
-        self.set_trait("message", message)
+        super()._say(message)
         self._table.alert = message
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """A refusal is shown, and raised on in a form that traitlets understands too."""
-        try:
-            yield
-        except TypeError as error:
-            self._say(str(error))
-            raise
-        except PipelabError as error:
-            self._say(str(error))
-            raise Refused(str(error)) from error
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_setting(type(self), name, _SETTINGS)
-        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<CompareView: {', '.join(repr(trace) for trace in self.traces)}>"

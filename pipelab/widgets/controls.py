@@ -79,7 +79,7 @@ class Controls:
             self.editor.show(
                 setting.split,
                 batch_size=_size(setting),
-                limit=memory_limit,
+                memory_limit=memory_limit,
                 bytes_per_stage=_peaks(setting),
                 bytes_say="at the peak of the step",
             )

@@ -17,6 +17,7 @@ import ipywidgets as W
 import traitlets as T
 
 from pipelab.errors import PipelabError
+from pipelab.widgets.closing import close_with_parts
 from pipelab.widgets.places import close_replaced
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Shown(T.HasTraits):
 
     _static_tail = T.Unicode("").tag(sync=True)
     comm: Any
+    layout: Any
 
     @property
     def text(self) -> str:
@@ -93,7 +95,13 @@ class Shown(T.HasTraits):
         return {LIVE: bundle[LIVE], "text/plain": ""} if LIVE in bundle else {}
 
     def close(self) -> None:
-        """Drop the live widget; the picture can still be shown."""
+        """Drop the live widget with its parts; the picture and the values can still be had."""
+        if self.comm is None:
+            return
+        layout = self.layout
+        for part in getattr(self, "children", ()):
+            close_with_parts(part)
+        layout.close()
         super().close()  # type: ignore[misc]
         self.__dict__.pop("_repr_mimebundle_", None)  # ipywidgets hides what is closed
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
-from typing import Any
 
 from pipelab.core.actions import as_index
 from pipelab.core.costs import as_amounts
@@ -47,14 +44,6 @@ def as_by(by: object) -> str:
     if by not in ("time", "bytes"):
         raise PipelabError(f"by is {by!r}; bars are as wide as their 'time' or their 'bytes'.")
     return str(by)
-
-
-def as_limit(limit: Any) -> float | None:
-    """Bytes, or None for no limit."""
-    is_number = isinstance(limit, Real) and not isinstance(limit, bool)
-    if limit is not None and not (is_number and 0 < limit < math.inf):
-        raise PipelabError(f"limit is {limit!r}; give bytes above 0, such as 16 * 2**30, or None.")
-    return None if limit is None else float(limit)
 
 
 def as_bytes_per_stage(values: Sequence[float], split: Split) -> tuple[float, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -12,7 +11,6 @@ import traitlets as T
 from pipelab.core.costs import Costs
 from pipelab.core.profile import Profile
 from pipelab.core.split import Split
-from pipelab.errors import PipelabError
 from pipelab.planning.balance import balance
 from pipelab.planning.presets import equal_count, equal_parameters
 from pipelab.plots.stages import describe_stages, drawn_profile
@@ -26,15 +24,14 @@ from pipelab.widgets.split_bars import (
     layer_columns,
     stage_bars,
 )
-from pipelab.widgets.split_checks import as_by, as_bytes_per_stage, as_limit, as_size, as_split, check_profile
+from pipelab.widgets.split_checks import as_by, as_bytes_per_stage, as_size, as_split, check_profile
 from pipelab.widgets.split_history import History
 from pipelab.widgets.split_still import still_stages
-from pipelab.widgets.traits import Refused, check_setting
+from pipelab.widgets.traits import Explains, check_limit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SETTINGS = ("split", "by", "batch_size", "limit")
 _DOINGS = ("equal_time", "equal_count", "equal_parameters", "undo", "redo")
 _MOST_STAGES_AT_FIRST = 4
 
@@ -42,7 +39,7 @@ _SAME = object()
 """Left out: what there is stays."""
 
 
-class SplitEditor(Shown, anywidget.AnyWidget):
+class SplitEditor(Explains, Shown, anywidget.AnyWidget):
     """Layers as bars in a row, and the borders between stages among them, to be moved by hand.
 
     A bar is as wide as its layer takes long, so the widest stage is the slowest, and it sets the pace. Each border is
@@ -57,7 +54,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         split: the `Split`; set it to one, or to a list of names. Any number of stages will do.
         by: what the width of a bar is, "time" or "bytes".
         batch_size: samples in a micro-batch, at which costs are shown.
-        limit: bytes that a stage may take; stages over it are marked. None for no limit.
+        memory_limit: bytes that a stage may take; stages over it are marked. None for no limit.
         message: the last refusal or error of an observer, "" when all is well.
 
     Args:
@@ -65,7 +62,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         num_stages: how many stages to begin with, balanced; at most four when left out.
         split: where to begin, instead.
         batch_size: that of the profile when left out.
-        by, limit: as above.
+        by, memory_limit: as above.
 
     Raises:
         TypeError: something else than a profile, or both `num_stages` and `split`.
@@ -99,7 +96,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
     split = T.Any()
     by = T.Unicode("time").tag(sync=True)
     batch_size = T.Any()
-    limit = T.Any(None, allow_none=True)
+    memory_limit = T.Any(None, allow_none=True)
     message = T.Unicode("", read_only=True).tag(sync=True)
 
     def __init__(
@@ -110,7 +107,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         split: Split | Iterable[str] | None = None,
         batch_size: int | None = None,
         by: str = "time",
-        limit: float | None = None,
+        memory_limit: float | None = None,
     ) -> None:
         check_profile(profile)
         if num_stages is not None and split is not None:
@@ -121,7 +118,8 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             split = balance(profile, count, batch_size=size)
         split = as_split(split, profile)
         profile.stages(split)  # what is impossible is refused before there is a widget
-        by, limit = as_by(by), as_limit(limit)
+        by = as_by(by)
+        check_limit(memory_limit)
         self._history = History()
         self._serial = 0  # of what is shown; a hand that still has hold of something older is not obeyed
         self._answered = ""
@@ -132,7 +130,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         self._is_quiet = True  # until all is there
         super().__init__(_look={"time": TIME_LEGEND, "bytes": BYTES_LEGEND})
         self.set_trait("profile", profile)
-        self.batch_size, self.by, self.limit, self.split = size, by, limit, split
+        self.batch_size, self.by, self.memory_limit, self.split = size, by, memory_limit, split
         self._is_quiet = False
         self._show_layers()
         self._show_stages()
@@ -144,7 +142,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         *,
         profile: Profile | None = None,
         batch_size: int | None = None,
-        limit: float | object | None = _SAME,
+        memory_limit: float | object | None = _SAME,
         bytes_per_stage: Sequence[float] | None = None,
         bytes_say: str = "as given",
     ) -> None:
@@ -157,7 +155,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             split: None leaves it.
             profile: None leaves it. A profile with other layers needs a split with it.
             batch_size: samples in a micro-batch; None leaves it.
-            limit: bytes that a stage may take, or None for no limit; left out, it stays.
+            memory_limit: bytes that a stage may take, or None for no limit; left out, it stays.
             bytes_per_stage: what each stage takes, where that is known better than as weights, gradients and the
                 activations of one micro-batch. It holds until something changes.
             bytes_say: what these bytes are of, in a few words.
@@ -170,7 +168,8 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         size = self.batch_size if batch_size is None else as_size(batch_size)
         new = self.split if split is None else as_split(split, profile)
         profile.stages(new)
-        limit = self.limit if limit is _SAME else as_limit(limit)
+        limit = self.memory_limit if memory_limit is _SAME else memory_limit
+        check_limit(limit)
         given = None if bytes_per_stage is None else as_bytes_per_stage(bytes_per_stage, new)
         is_other, is_moved = profile is not self.profile, new != self.split
         with self.hold_sync():
@@ -182,7 +181,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             self._is_quiet = True
             try:
                 self.set_trait("profile", profile)
-                self.split, self.batch_size, self.limit = new, size, limit
+                self.split, self.batch_size, self.memory_limit = new, size, limit
             finally:
                 self._is_quiet = False
             self._given, self._given_says = given, bytes_say
@@ -250,20 +249,10 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         """The stages as `pp.plot_stages` draws them."""
         return still_stages(self._drawn, self.split, self.batch_size)
 
-    def close(self) -> None:
-        """Drop the widget with its layout; its values stay."""
-        if self.comm is None:
-            return
-        self.on_msg(self._asked, remove=True)
-        layout = self.layout
-        super().close()
-        if layout is not None:
-            layout.close()
-
     def _bars(self) -> StageBars:
         given, says = self._given, self._given_says
         return stage_bars(
-            self._drawn, self.split, self.batch_size, limit=self.limit, given=given, given_says=says
+            self._drawn, self.split, self.batch_size, limit=self.memory_limit, given=given, given_says=says
         )
 
     def _show_layers(self) -> None:
@@ -304,18 +293,19 @@ class SplitEditor(Shown, anywidget.AnyWidget):
         with self._explained():
             return as_size(proposal["value"])
 
-    @T.validate("limit")
+    @T.validate("memory_limit")
     def _valid_limit(self, proposal: Mapping[str, Any]) -> float | None:
         with self._explained():
-            return as_limit(proposal["value"])
+            check_limit(proposal["value"])
+        return proposal["value"]  # type: ignore[no-any-return]
 
-    @T.observe("split", "batch_size", "limit")
+    @T.observe("split", "batch_size", "memory_limit")
     def _changed(self, change: Mapping[str, Any]) -> None:
         if change["name"] == "split":
             if not self._is_going:
                 self._history.record(change["old"], self._hand)
             self._serial += not self._hand  # the hand that moved it knows where it is
-        if change["name"] != "limit":
+        if change["name"] != "memory_limit":
             self._given = None
         with self.hold_sync():
             if change["name"] == "batch_size":
@@ -334,7 +324,7 @@ class SplitEditor(Shown, anywidget.AnyWidget):
 
     def notify_change(self, change: Any) -> None:
         """Tell observers, unless whoever embeds the editor puts it somewhere."""
-        if self._is_quiet and change["name"] in ("split", "batch_size", "limit", "profile"):
+        if self._is_quiet and change["name"] in ("split", "batch_size", "memory_limit", "profile"):
             return
         super().notify_change(change)
 
@@ -373,24 +363,6 @@ class SplitEditor(Shown, anywidget.AnyWidget):
             self._hand = ""
             if content.get("rests"):
                 self._history.rest(self.split)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """A refusal is shown, and raised on; success takes the last one away."""
-        try:
-            yield
-        except (PipelabError, TypeError) as error:
-            self._say(str(error))
-            raise error if isinstance(error, TypeError) else Refused(str(error)) from error
-        self._say("")
-
-    def _say(self, message: str) -> None:
-        if message != self.message:
-            self.set_trait("message", message)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_setting(type(self), name, _SETTINGS)
-        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<SplitEditor: {self.split}>"

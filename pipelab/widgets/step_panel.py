@@ -60,11 +60,6 @@ class StepPanel(anywidget.AnyWidget):
             self.table = panel_table(moments, moment, before)
             self.alert = ""
 
-    def say(self, message: str, step: int) -> None:
-        """Explain a refusal, and go back to the step that holds."""
-        with self.hold_sync():
-            self.alert, self.step = message, step
-
 
 def panel_table(moments: Moments, moment: Moment, before: Moment | None) -> dict[str, Any]:
     """What the front end shows of a moment: texts, and numbers from 0 to 1 for lengths."""

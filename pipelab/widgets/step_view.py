@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
@@ -13,24 +12,21 @@ import traitlets as T
 from pipelab.core.moment import Moment, Moments
 from pipelab.core.quantities import as_seconds
 from pipelab.core.trace import Trace
-from pipelab.errors import PipelabError
-from pipelab.widgets.closing import close_with_parts
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
 from pipelab.widgets.step_panel import StepPanel
 from pipelab.widgets.timeline_still import still_timeline
 from pipelab.widgets.timeline_view import TimelineView
-from pipelab.widgets.traits import Refused, check_setting
+from pipelab.widgets.traits import Explains, Refused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SETTINGS = ("trace", "step", "playing", "speed")
 _TOLD = 8
 """The most ranks that the words are about."""
 
 
-class StepView(Shown, W.VBox):
+class StepView(Explains, Shown, W.VBox):
     """A trace, moment by moment: for teaching, and to find out what a schedule does just there.
 
     There is a moment for each time at which anything starts or ends. At each a sentence says what changes, and for
@@ -161,17 +157,6 @@ class StepView(Shown, W.VBox):
         """The timeline, a line at the moment, and the sentence about it."""
         return still_timeline(self._moments.trace, moment=self._now.time, remark=self._now.changes)
 
-    def close(self) -> None:
-        """Drop all parts; `now` stays readable."""
-        if self.comm is None:
-            return
-        self._panel.unobserve_all()
-        for part in self.children:
-            close_with_parts(part)
-        layout = self.layout
-        super().close()
-        layout.close()
-
     # -- changes ------------------------------------------------------------------------------------------------
 
     def _adopt(self, moments: Moments, moment: Moment) -> None:
@@ -189,8 +174,7 @@ class StepView(Shown, W.VBox):
                 self._timeline.show(moments.trace)
             self._timeline.moment = moment.time
         self._panel.show(moments, moment, before)
-        if self.message:
-            self.set_trait("message", "")
+        self._say("")
 
     @T.observe("trace", "step")
     def _moved(self, change: Mapping[str, Any]) -> None:
@@ -241,24 +225,8 @@ class StepView(Shown, W.VBox):
         return speed
 
     def _say(self, message: str) -> None:
-        self.set_trait("message", message)
-        self._panel.say(message, self._now.step)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """A refusal is shown, and raised on in a form that traitlets understands too."""
-        try:
-            yield
-        except TypeError as error:
-            self._say(str(error))
-            raise
-        except PipelabError as error:
-            self._say(str(error))
-            raise Refused(str(error)) from error
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_setting(type(self), name, _SETTINGS)
-        super().__setattr__(name, value)
+        super()._say(message)
+        self._panel.alert = message
 
     def __repr__(self) -> str:
         return f"<StepView: step {self._now.step} of {self.num_steps}, {self._moments.trace!r}>"

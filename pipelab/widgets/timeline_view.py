@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -20,25 +19,11 @@ from pipelab.widgets.shown import Shown
 from pipelab.widgets.timeline_answers import neighbours, reason
 from pipelab.widgets.timeline_columns import describe, overruns, pack
 from pipelab.widgets.timeline_still import still_timeline
-from pipelab.widgets.traits import Refused, check_setting
+from pipelab.widgets.traits import SPAN, Explains, Refused, as_span, check_limit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SETTINGS = (
-    "trace",
-    "predicted",
-    "memory",
-    "memory_limit",
-    "critical_path",
-    "selected",
-    "span",
-    "moment",
-    "time_stop",
-    "title",
-    "compact",
-    "height",
-)
 _SCRIPTS = (
     "geometry.js",
     "shown.js",
@@ -52,11 +37,12 @@ _SCRIPTS = (
     "timeline_hands.js",
     "timeline.js",
 )
+_HEIGHT = "pixels, a whole number from 60 on, or None for what the rows need"
 _PACKED = ("trace", "predicted", "memory", "memory_limit")
 """What the columns are made of: another one of these, and they are sent anew."""
 
 
-class TimelineView(Shown, anywidget.AnyWidget):
+class TimelineView(Explains, Shown, anywidget.AnyWidget):
     """A trace as a timeline that answers: what is this action, and why does this rank wait?
 
     Hover over an action and read what it is, over a gap and read what the rank waits for. A click on an action follows
@@ -76,7 +62,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
         title: in place of the headline; "" for the headline.
         compact: without title lines but the first, legend, buttons and hints.
         height: pixels of the drawing; None for what the rows need.
-        message: the last error of an answer, "" when all is well.
+        message: the last refusal or error of an answer, "" when all is well.
 
     Args:
         trace: of any clock.
@@ -109,12 +95,12 @@ class TimelineView(Shown, anywidget.AnyWidget):
     memory = T.Bool(False).tag(sync=True)
     critical_path = T.Bool(False).tag(sync=True)
     selected = T.Int(-1).tag(sync=True)
-    span = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0)).tag(sync=True)
+    span = T.Tuple(T.Float(), T.Float(), default_value=(0.0, 0.0)).tag(sync=True, wants=SPAN)
     moment = T.Float(-1.0).tag(sync=True)
     time_stop = T.Float(0.0).tag(sync=True)
-    title = T.Unicode("", allow_none=True).tag(sync=True)
+    title = T.Unicode("").tag(sync=True)
     compact = T.Bool(False).tag(sync=True)
-    height = T.Int(None, allow_none=True, min=60).tag(sync=True)
+    height = T.Int(None, allow_none=True, min=60).tag(sync=True, wants=_HEIGHT)
     message = T.Unicode("", read_only=True).tag(sync=True)
 
     def __init__(
@@ -127,7 +113,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
         memory_limit: float | None = None,
         height: int | None = None,
         time_stop: float = 0.0,
-        title: str | None = "",
+        title: str = "",
         compact: bool = False,
     ) -> None:
         check_trace(trace)
@@ -167,19 +153,21 @@ class TimelineView(Shown, anywidget.AnyWidget):
             TypeError: something else than a trace.
             PipelabError: a prediction of another schedule, or no known bytes where there is a limit.
         """
-        check_trace(trace)
-        _check_predicted(predicted, trace)
-        _check_limit(self.memory_limit, trace)
-        self._remark = remark
-        old = self.trace
-        self._is_moving = True
-        try:
-            self.predicted = None  # for a moment, as it may be of another schedule than the trace
-            self.trace = trace
-            self.predicted = predicted
-        finally:
-            self._is_moving = False
-        self._moved(old)
+        with self.hold_sync():
+            with self._explained():
+                check_trace(trace)
+                _check_predicted(predicted, trace)
+                _check_limit(self.memory_limit, trace)
+            self._remark = remark
+            old = self.trace
+            self._is_moving = True
+            try:
+                self.predicted = None  # for a moment, as it may be of another schedule than the trace
+                self.trace = trace
+                self.predicted = predicted
+            finally:
+                self._is_moving = False
+            self._moved(old)
 
     def why(self, rank: int, time: float) -> Why:
         """What a rank does at a moment; in a gap, the chain of actions that it waits for (see `Trace.why`)."""
@@ -202,63 +190,55 @@ class TimelineView(Shown, anywidget.AnyWidget):
             memory=self.memory,
             critical_path=self.critical_path,
             memory_limit=self.memory_limit,
-            title=self.title or "",
+            title=self.title,
             remark=self._remark,
             moment=self.moment,
         )
 
-    def close(self) -> None:
-        """Drop the widget with its layout."""
-        if self.comm is None:
-            return
-        self.on_msg(self._asked, remove=True)
-        layout = self.layout
-        super().close()
-        if layout is not None:
-            layout.close()
-
     @T.validate("trace")
     def _valid_trace(self, proposal: Mapping[str, Any]) -> Trace:
-        check_trace(proposal["value"])
-        if not self._is_moving:
-            _check_limit(self.memory_limit, proposal["value"])
+        with self._explained():
+            check_trace(proposal["value"])
+            if not self._is_moving:
+                _check_limit(self.memory_limit, proposal["value"])
         return proposal["value"]  # type: ignore[no-any-return]
 
     @T.validate("predicted")
     def _valid_predicted(self, proposal: Mapping[str, Any]) -> Trace | None:
         if not self._is_moving:
-            _check_predicted(proposal["value"], self.trace)
+            with self._explained():
+                _check_predicted(proposal["value"], self.trace)
         return proposal["value"]  # type: ignore[no-any-return]
 
     @T.validate("memory_limit")
     def _valid_limit(self, proposal: Mapping[str, Any]) -> float | None:
         if not self._is_moving:
-            _check_limit(proposal["value"], self.trace)
+            with self._explained():
+                _check_limit(proposal["value"], self.trace)
         return proposal["value"]  # type: ignore[no-any-return]
 
     @T.validate("selected")
     def _valid_selected(self, proposal: Mapping[str, Any]) -> int:
         row, rows = proposal["value"], len(self.trace.start)
-        if not -1 <= row < rows:
-            raise Refused(f"selected is {row}; {self.trace.label} has rows 0 to {rows - 1}, and -1 is none.")
+        with self._explained():
+            if not -1 <= row < rows:
+                raise Refused(
+                    f"selected is {row}; {self.trace.label} has rows 0 to {rows - 1}, and -1 is none."
+                )
         return int(row)
 
     @T.validate("span")
     def _valid_span(self, proposal: Mapping[str, Any]) -> tuple[float, float]:
-        begin, end = proposal["value"]
-        is_all = begin == end == 0
-        if not (is_all or (math.isfinite(begin) and math.isfinite(end) and begin < end)):
-            raise Refused(
-                f"span is ({begin:g}, {end:g}); give a begin and a later end in seconds, or (0, 0) for all."
-            )
-        return float(begin), float(end)
+        with self._explained():
+            return as_span(proposal["value"])
 
     @T.validate("moment", "time_stop")
     def _valid_time(self, proposal: Mapping[str, Any]) -> float:
         name, value = proposal["trait"].name, proposal["value"]
         is_none = name == "moment" and value == -1
-        if not (is_none or 0 <= value < math.inf):
-            raise Refused(f"{name} is {value:g}; give seconds from 0 on.")
+        with self._explained():
+            if not (is_none or 0 <= value < math.inf):
+                raise Refused(f"{name} is {value:g}; give seconds from 0 on.")
         return float(value)
 
     @T.observe(*_PACKED)
@@ -291,8 +271,7 @@ class TimelineView(Shown, anywidget.AnyWidget):
                 self.selected = -1
                 self.span = (0.0, 0.0)
             self._columns, self._meta = columns, {**meta, "serial": self._serial}
-            if self.message:
-                self.set_trait("message", "")
+            self._say("")
 
     def _asked(self, _: object, content: Mapping[str, Any], __: object) -> None:
         """Answer the front end. Causes are looked for only now, so that a slider's tick never waits for them."""
@@ -307,10 +286,9 @@ class TimelineView(Shown, anywidget.AnyWidget):
             return  # about what is not shown any more
         try:
             reply = answers[content["what"]](content)
-            if self.message:
-                self.set_trait("message", "")
+            self._say("")
         except Exception as error:
-            self.set_trait("message", error_text(error))
+            self._say(error_text(error))
             reply = {"error": error_text(error)}
         self.send({"what": content["what"], "id": content.get("id"), "serial": self._serial, **reply})
 
@@ -329,10 +307,6 @@ class TimelineView(Shown, anywidget.AnyWidget):
         path = self.trace.critical_path()
         return {"rows": path.rows.tolist(), "sentence": path_sentence(path), "words": describe_path(path)}
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_setting(type(self), name, _SETTINGS)
-        super().__setattr__(name, value)
-
     def __repr__(self) -> str:
         return f"<TimelineView of {self.trace!r}>"
 
@@ -349,11 +323,8 @@ def _check_predicted(predicted: object, trace: Trace) -> None:
 
 
 def _check_limit(limit: object, trace: Trace) -> None:
-    if limit is None:
-        return
-    if not isinstance(limit, Real) or isinstance(limit, bool) or not 0 < float(limit) < math.inf:
-        raise Refused(f"memory_limit is {limit!r}; give bytes, such as 16 * 2**30, or None.")
-    if trace.bytes is None:
+    check_limit(limit)
+    if limit is not None and trace.bytes is None:
         raise Refused(
             f"memory_limit is in bytes, and how many bytes the stages of {trace.label} hold is not known. Simulate "
             f"with costs that know them, such as profile.costs(...), or leave the limit out."

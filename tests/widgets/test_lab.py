@@ -91,7 +91,7 @@ def test_what_the_timeline_shows_can_be_set(lab, name, value):
     setattr(lab, name, value)
     assert getattr(lab._gallery.upper, name) == value
     assert png(lab) != before
-    assert lab._controls.editor.limit == lab.memory_limit
+    assert lab._controls.editor.memory_limit == lab.memory_limit
 
 
 @pytest.mark.parametrize("name", ["memory", "critical_path"])

@@ -64,7 +64,7 @@ START = """
 for one in [note, *others]:
     editor.unobserve(one, "split")
 others.clear()
-editor.show(["blocks.2", "blocks.5", "blocks.8"], profile=pp.Profile.from_dict(profile.to_dict()), limit=None)
+editor.show(["blocks.2", "blocks.5", "blocks.8"], profile=pp.Profile.from_dict(profile.to_dict()), memory_limit=None)
 editor.by = "time"
 editor.observe(note, "split")
 seen.clear()
@@ -257,7 +257,7 @@ def test_presets_bytes_and_a_limit(notebook, tmp_path):
         button(page, name).click()
         settle(notebook)
         assert notebook.run(f"{presets}; print(editor.split == {split})") == "True", name
-    notebook.run("editor.limit = 70 * 2**20")
+    notebook.run("editor.memory_limit = 70 * 2**20")
     button(page, "Bytes").click()
     page.wait_for_function(
         "() => document.querySelector('.pl-split-legend').innerText.includes('activations')"
@@ -310,7 +310,7 @@ def test_errors_of_observers_and_refusals_are_seen_in_place(notebook, tmp_path):
 
 def test_words_can_be_read_in_the_light_and_in_the_dark(notebook, tmp_path):
     page = notebook.page
-    notebook.run("editor.limit = 70 * 2**20")
+    notebook.run("editor.memory_limit = 70 * 2**20")
     page.locator(".pl-split-memory", has_text="Over the limit").wait_for()
     assert page.evaluate(CONTRAST) == []
     try:

@@ -89,9 +89,9 @@ def test_the_split_can_be_set_to_names_and_the_costs_follow(editor, profile):
         ("split", ["<img src=x>"], "'<img src=x>' is no layer of this profile"),
         ("by", "layers", "by is 'layers'"),
         ("batch_size", 0, "batch_size is 0; it must be at least 1"),
-        ("limit", -1, "limit is -1; give bytes above 0"),
-        ("limit", float("nan"), "limit is nan"),
-        ("limit", True, "limit is True"),
+        ("memory_limit", -1, "memory_limit is -1; it must be a number of bytes above 0"),
+        ("memory_limit", float("nan"), "memory_limit is nan"),
+        ("memory_limit", True, "memory_limit is True"),
     ],
 )
 def test_what_is_impossible_is_explained_and_changes_nothing(editor, name, value, sentence):
@@ -117,7 +117,7 @@ def test_wrong_calls_are_type_errors_and_leave_no_widget(profile):
         {"num_stages": 13},
         {"split": ["nowhere"]},
         {"by": "x"},
-        {"limit": 0},
+        {"memory_limit": 0},
         {"batch_size": 0},
     ):
         with pytest.raises(pp.PipelabError):
@@ -251,18 +251,22 @@ def test_an_observer_may_put_the_editor_elsewhere(editor, front):
 def test_show_is_one_message_and_silent(editor, front):
     seen = changes_of(editor)
     editor.show(
-        ["blocks.3", "blocks.6"], batch_size=2, limit=2**30, bytes_per_stage=[1, 2, 2**31], bytes_say="peak"
+        ["blocks.3", "blocks.6"],
+        batch_size=2,
+        memory_limit=2**30,
+        bytes_per_stage=[1, 2, 2**31],
+        bytes_say="peak",
     )
     assert seen == [] and len(front.got) == 1
-    assert (editor.split.cuts, editor.batch_size, editor.limit) == (("blocks.3", "blocks.6"), 2, 2**30)
+    assert (editor.split.cuts, editor.batch_size, editor.memory_limit) == (("blocks.3", "blocks.6"), 2, 2**30)
     shown = front.got[0]["_shown"]
     assert shown["memory"] == ["1 B", "2 B", "2 GiB"] and shown["over"] == [2]
     assert shown["memory_sentence"] == "Most memory: stage 2, 2 GiB (peak). Over the limit of 1 GiB: stage 2."
     assert editor.costs.microbatch_size == 2
     editor.undo()
-    assert editor.split.cuts == START and editor.limit == 2**30 and seen == [editor.split]
-    editor.show(limit=None)
-    assert editor.limit is None and editor._shown["over"] == []
+    assert editor.split.cuts == START and editor.memory_limit == 2**30 and seen == [editor.split]
+    editor.show(memory_limit=None)
+    assert editor.memory_limit is None and editor._shown["over"] == []
 
 
 def test_show_of_another_profile_forgets_what_was(editor):
@@ -276,7 +280,7 @@ def test_show_of_another_profile_forgets_what_was(editor):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bytes_per_stage": [1, 2]}, {"limit": 0}, {"batch_size": 0}, {"split": ["x"]}]
+    "wrong", [{"bytes_per_stage": [1, 2]}, {"memory_limit": 0}, {"batch_size": 0}, {"split": ["x"]}]
 )
 def test_show_refuses_what_is_impossible_and_changes_nothing(editor, wrong):
     before = dict(editor._shown)

@@ -116,8 +116,10 @@ def test_a_limit_needs_known_bytes(view):
     limited.close()
 
 
-@pytest.mark.parametrize("value", [(2.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
-def test_a_view_must_be_a_piece_of_time(view, value):
+@pytest.mark.parametrize(
+    "value", [(2.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0), (-1.0, 1.0), (1.0,), "all"]
+)
+def test_a_span_must_be_a_piece_of_time(view, value):
     with pytest.raises(PipelabError, match="give a begin and a later end"):
         view.span = value
     assert view.span == (0.0, 0.0)
@@ -135,6 +137,60 @@ def test_settings_out_of_range_are_refused_and_misspelt_ones_named(view):
     view.moment, view.time_stop = 3, 40
     view.moment = -1
     assert (view.selected, view.moment, view.time_stop) == (-1, -1.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("height", 10, "height is 10; give pixels, a whole number from 60 on"),
+        ("height", "tall", "height is 'tall'; give pixels"),
+        ("memory", "yes", "memory is 'yes'; give True or False."),
+        ("selected", "1F0", "selected is '1F0'; give a whole number."),
+        ("selected", 64, "has rows 0 to 63"),
+        ("moment", None, "moment is None; give a number."),
+        ("title", None, "title is None; give a text."),
+        ("span", (2, 1), "span is (2, 1); give a begin and a later end"),
+        ("message", "all is well", "message can be read, but not set."),
+        ("memory_limit", 2**30, "how many bytes the stages of 1f1b hold is not known"),
+    ],
+)
+def test_what_cannot_be_is_said_in_the_widget_and_raised(view, name, value, sentence):
+    before = getattr(view, name)
+    with pytest.raises(PipelabError) as refusal:
+        setattr(view, name, value)
+    assert sentence in str(refusal.value) and view.message == str(refusal.value)
+    assert name == "message" or getattr(view, name) == before
+    view.moment = 1.0
+    assert view.message == ""
+
+
+def test_what_is_said_of_a_wrong_trace_stays_until_all_is_well(view):
+    with pytest.raises(TypeError):
+        view.trace = "1f1b"
+    assert view.message.startswith("A timeline is drawn from a Trace")
+    view.show(view.trace)
+    assert view.message == ""
+    with pytest.raises(PipelabError):
+        view.show(view.trace, predicted=simulated("gpipe"))
+    assert "another schedule" in view.message
+
+
+def test_a_height_is_checked_from_the_beginning():
+    with pytest.raises(PipelabError, match="height is 10"):
+        TimelineView(simulated(), height=10)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [({"selected": 64}, "has rows 0 to 63"), ({"span": [3, 2]}, "later end"), ({"memory": "yes"}, "memory")],
+)
+def test_what_the_front_end_sends_wrongly_is_said_there_and_taken_back(view, monkeypatch, state, words):
+    sent = []
+    monkeypatch.setattr(view, "send_state", lambda key=None: sent.append(key))
+    before = {name: getattr(view, name) for name in state}
+    view.set_state(state)
+    assert words in view.message and {name: getattr(view, name) for name in state} == before
+    assert list(state) in sent
 
 
 def test_memory_is_sent_only_while_it_is_shown(view):
