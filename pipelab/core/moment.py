@@ -312,18 +312,20 @@ class Moments:
         started, ended = (
             _within(column, order, after, float(self.times[step])) for column, order in self._orders
         )
-        clauses = []
+        clauses, others = [], []
         for one in ranks:
             verbs = self._verbs(
                 started[self.trace.rank[started] == one.rank], ended[self.trace.rank[ended] == one.rank], one
             )
             if verbs:
                 clauses.append(f"rank {one.rank} {' and '.join(verbs)}")
+            else:
+                others.append(one)
         told = clauses[:_TOLD] if len(clauses) > _TOLD + 1 else clauses
         if len(told) < len(clauses):
             told.append(f"{counted(len(clauses) - len(told), 'more rank')} change")
-        if step == 0 and (waiting := sum(one.does == WAITS for one in ranks)):
-            told.append(f"{'all others wait' if waiting > 1 else 'the other one waits'}")
+        if step == 0 and (waiting := sum(one.does == WAITS for one in others)):
+            told.append(_others_wait(waiting, len(others)))
         return f"At {as_seconds(float(self.times[step]))}: {'; '.join(told)}."
 
     def _verbs(self, started: IntArray, ended: IntArray, one: RankMoment) -> list[str]:
@@ -353,6 +355,13 @@ class Moments:
 
     def __repr__(self) -> str:
         return f"<Moments of {self.trace.label}: {counted(len(self), 'moment')}, {as_seconds(self.trace.makespan)}>"
+
+
+def _others_wait(waiting: int, others: int) -> str:
+    """That ranks wait of which nothing else is said; some may have nothing to do at all."""
+    if waiting == others:
+        return "all others wait" if waiting > 1 else "the other one waits"
+    return f"{counted(waiting, 'other rank')} {'wait' if waiting > 1 else 'waits'}"
 
 
 def _within(times: FloatArray, rows: IntArray, after: float, until: float) -> IntArray:

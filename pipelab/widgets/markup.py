@@ -7,8 +7,6 @@ from html import escape
 
 from pipelab.errors import PipelabError
 
-_ALERT = "border-left: 4px solid #D55E00; padding: 4px 10px; margin: 4px 0; white-space: pre-wrap; line-height: 1.4"
-
 
 def error_text(error: BaseException) -> str:
     """What is said of an error: a refusal's own sentence; of others the type, the message and the notes.
@@ -24,8 +22,8 @@ def error_text(error: BaseException) -> str:
 
 
 def alert(message: str) -> str:
-    """A message that a screen reader announces; nothing for ""."""
-    return f'<div role="alert" style="{_ALERT}">{escape(message)}</div>' if message else ""
+    """A message that a screen reader announces, in the looks of base.css; nothing for ""."""
+    return f'<div role="alert" class="pl-alert">{escape(message)}</div>' if message else ""
 
 
 def paragraphs(lines: Iterable[str]) -> str:

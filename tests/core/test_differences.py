@@ -42,6 +42,16 @@ def test_the_least_is_best_and_of_equals_both():
     assert Measure("makespan", (2.0, 1.0, 1.0 + 1e-12), ("",) * 3).is_best == (False, True, True)
 
 
+def test_clocks_are_never_compared_with_one_another():
+    one = Measure(
+        "makespan", (4.0, 8.0, 3.0, 10.0), ("",) * 4, clocks=("simulated", "wall", "simulated", "wall")
+    )
+    assert one.changes == (0.0, 0.0, -0.25, 0.25) and one.change_texts == ("", "", "-25.0 %", "+25.0 %")
+    assert one.is_best == (False, True, True, False)
+    alone = Measure("makespan", (4.0, 8.0), ("",) * 2, clocks=("simulated", "wall"))
+    assert alone.change_texts == ("", "") and alone.is_best == (False, False)
+
+
 def test_nothing_is_best_where_all_are_the_same_or_one_is_known():
     assert Measure("makespan", (2.0, 2.0), ("",) * 2).is_best == (False, False)
     assert Measure("peak memory", (2.0, None), ("",) * 2).is_best == (False, False)
@@ -50,7 +60,10 @@ def test_nothing_is_best_where_all_are_the_same_or_one_is_known():
 def test_what_is_not_known_has_no_difference():
     one = Measure("peak memory", (None, 2.0, None), ("",) * 3)
     assert one.changes == (None, None, None) and one.change_texts == ("", "", "")
-    assert Measure("bubble_fraction", (0.0, 0.25), ("",) * 2).change_texts == ("", "+25.0 points")
+    assert Measure("bubble_fraction", (0.0, 0.25), ("",) * 2, is_fraction=True).change_texts == (
+        "",
+        "+25.0 points",
+    )
     assert Measure("bytes sent", (0.0, 5.0, 0.0), ("",) * 3).change_texts == ("", "", "same")
 
 

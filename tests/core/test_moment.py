@@ -121,6 +121,19 @@ def test_the_moments_of_one_forward_and_backward_by_hand():
     assert [moments.at(step).ranks[1].in_flight for step in range(5)] == [(), ((1, 0),), ((1, 0),), (), ()]
 
 
+@pytest.mark.parametrize(
+    ("stages", "told"), [(2, "rank 0 starts 0F0; 1 other rank waits"), (3, "2 other ranks wait")]
+)
+def test_a_rank_that_has_nothing_to_do_does_not_wait_at_the_beginning(stages, told):
+    """Of two chains only one has micro-batches, so that the ranks of the other are idle all the while."""
+    two_chains = pp.Placement(tuple(range(2 * stages)), chains=2, tied={stages + s: s for s in range(stages)})
+    orders = [[f"{s}F0", f"{s}B0"] for s in range(stages)] + [[]] * stages
+    shown = pp.simulate(pp.Schedule(orders, two_chains), pp.Costs.uniform(stages))
+    first = Moments(shown).at(0)
+    assert told in first.changes and "all others" not in first.changes
+    assert [one.does for one in first.ranks[stages:]] == [DONE] * stages
+
+
 def test_the_sum_of_the_same_numbers_in_another_order_is_the_same_moment():
     order = pp.schedule("1f1b", num_ranks=2, num_microbatches=1)
     late = 0.1 + 0.2  # 5e-17 after 0.3

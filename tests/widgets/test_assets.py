@@ -97,6 +97,28 @@ def test_words_keep_their_contrast_where_there_is_no_theme():
                 assert (light(colours[paper]) + 0.05) / (light(colours[ink]) + 0.05) >= 4.5, (ink, paper)
 
 
+def test_every_script_and_style_sheet_is_part_of_the_package():
+    from importlib.resources import files
+
+    found = {part.name for part in (files("pipelab.widgets") / "static").iterdir() if part.is_file()}
+    assert {path.name for path in assets._STATIC.iterdir() if path.is_file()} == found
+    joined = "".join(path.read_text(encoding="utf-8") for path in assets._STATIC.parent.glob("*.py"))
+    assert {name for name in found if f'"{name}"' not in joined} == set(), "no widget uses it"
+
+
+def test_the_wheel_leaves_no_script_and_no_style_sheet_out():
+    import tomllib
+    from fnmatch import fnmatch
+
+    root = assets._STATIC.parents[2]
+    wheel = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    wheel = wheel["targets"]["wheel"]
+    for path in assets._STATIC.iterdir():
+        parts = path.relative_to(root).parts
+        assert parts[0] in wheel["only-include"]
+        assert not [one for one in wheel["exclude"] if any(fnmatch(part, one) for part in parts)], path
+
+
 def test_the_scripts_of_every_widget_join():
     import pipelab as pp
 

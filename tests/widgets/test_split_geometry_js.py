@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-
-from pipelab.core.quantities import as_bytes
 
 HERE = Path(__file__).parent
 GEOMETRY = HERE.parents[1] / "pipelab" / "widgets" / "static" / "split_geometry.js"
@@ -34,11 +31,3 @@ def test_the_geometry_holds(tmp_path):
     shutil.copy(HERE / "js" / "split_geometry.test.mjs", tmp_path)
     output = node("--test", "--test-reporter=tap", "split_geometry.test.mjs", folder=tmp_path)
     assert "# fail 0" in output and "# pass 0" not in output
-
-
-def test_bytes_read_as_python_prints_them(tmp_path):
-    values = [0, 1, 999, 1000, 1023, 1024, 4 * 2**20, 123456789, 999.4 * 2**20, 999.6 * 2**20, 3.2e12, 1.5e13]
-    script = "import * as g from './split_geometry.under_test.mjs';"
-    script += f"console.log(JSON.stringify({json.dumps(values)}.map(g.splitBytes)))"
-    (tmp_path / "bytes.mjs").write_text(script)
-    assert json.loads(node("bytes.mjs", folder=tmp_path)) == [as_bytes(value) for value in values]

@@ -343,7 +343,7 @@ def test_hostile_names_are_text(open_timeline, tmp_path):
         r"""
 name = '</script><img src=x onerror="window.hit=1"><b>bold</b> $x^2$ \n\r\u202e' + 'y' * 10_000
 hostile = TimelineView(trace().with_label(name), critical_path=True, memory=True)
-hostile.title = None
+hostile.title = ""
 hostile""",
     )
     title = timeline.root.locator(".pl-headline").inner_text()

@@ -59,12 +59,11 @@ const AXIS = 34; // tick labels and the unit
 const STRIP_TITLE = 20;
 
 export function layoutOf({ rows, strips, width, left, right, height }) {
-  const axis = AXIS;
   const stripsTitle = strips ? STRIP_TITLE : 0;
   let row = clamp(Math.floor(ROWS_TOGETHER / Math.max(rows, 1)), LEAST_ROW, TALLEST_ROW);
   let strip = strips ? clamp(Math.floor(ROWS_TOGETHER / strips), 8, TALLEST_ROW) : 0;
   if (height) {
-    const room = Math.max(height - axis - stripsTitle - 8, rows + strips);
+    const room = Math.max(height - AXIS - stripsTitle - 8, rows + strips);
     const share = strips ? room / (rows + strips) : room / Math.max(rows, 1);
     row = Math.max(1, share);
     strip = strips ? Math.max(1, share) : 0;
@@ -74,7 +73,7 @@ export function layoutOf({ rows, strips, width, left, right, height }) {
   const axisTop = strips ? stripsTop + strips * strip + 2 : top + rows * row + 2;
   return {
     rows, row, top, left, right, strips, strip, stripsTop, axisTop,
-    width, plot: Math.max(width - left - right, 10), height: axisTop + axis,
+    width, plot: Math.max(width - left - right, 10), height: axisTop + AXIS,
   };
 }
 
@@ -166,7 +165,7 @@ export function firstVisible(data, row, time) {
 }
 
 // The first box of a row that starts at `time` or later.
-export function firstFrom(data, row, time) {
+function firstFrom(data, row, time) {
   let low = data.first[row];
   let high = data.first[row + 1];
   while (low < high) {
@@ -178,14 +177,14 @@ export function firstFrom(data, row, time) {
 }
 
 // The box under a point, or -1. `offset` is the distance from the row's centre in rows; `slack` seconds make a box that
-// is thinner than a pixel still something that a hand can meet.
-export function hitBox(data, row, time, offset, slack = 0) {
+// is thinner than a pixel still something that a hand can meet, `margin` rows do so for the gap between two rows.
+export function hitBox(data, row, time, offset, slack = 0, margin = 0) {
   if (row < 0) return -1;
   let nearest = -1;
   let distance = Infinity;
   for (let i = firstVisible(data, row, time - slack); i < data.first[row + 1] && data.start[i] <= time + slack; i++) {
     const away = Math.max(0, data.start[i] - time, time - data.end[i]);
-    if (away > slack || offset < data.top[i] - 0.11 || offset > data.bottom[i] + 0.11) continue;
+    if (away > slack || offset < data.top[i] - margin || offset > data.bottom[i] + margin) continue;
     // Neighbours share an instant: the one that starts there is meant.
     if (away < distance || (away === distance && away === 0 && data.end[nearest] <= time)) {
       nearest = i;
@@ -324,7 +323,14 @@ export function asBytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const fits = units.findIndex((_, power) => Math.abs(value) < 999.5 * 1024 ** power);
   const power = fits < 0 ? units.length - 1 : fits;
-  return `${Number((value / 1024 ** power).toPrecision(3))} ${units[power]}`;
+  return `${threeDigits(value / 1024 ** power)} ${units[power]}`;
+}
+
+// As Python's ".3g" does, also for what is beyond the largest unit.
+function threeDigits(value) {
+  if (Math.abs(value) < 999.5) return String(Number(value.toPrecision(3)));
+  const [digits, power] = value.toExponential(2).split("e+");
+  return `${Number(digits)}e+${power.padStart(2, "0")}`;
 }
 
 // A name given by a person, as one line that is not endless: control characters replaced, its middle left out.

@@ -1,7 +1,7 @@
 // The split editor: draws the layers, lets hands and keys move the borders, and tells the kernel where they are.
-import { asSeconds, plainText } from "./geometry.js";
+import { asBytes, asSeconds, plainText } from "./geometry.js";
 import {
-  splitBytes, splitColumns, splitEdges, splitKey, splitLayerAt, splitLayerUnder, splitLimits, splitParts, splitQueued,
+  splitColumns, splitEdges, splitKey, splitLayerAt, splitLayerUnder, splitLimits, splitParts, splitQueued,
   splitRoom, splitSizes, splitStages,
 } from "./split_geometry.js";
 import { hideStatic } from "./shown.js";
@@ -105,7 +105,7 @@ class SplitScreen {
     const time = `${asSeconds(f + i + w)} (F ${asSeconds(f)}, I ${asSeconds(i)}, W ${asSeconds(w)})`;
     return [
       `layer ${layer + 1} of ${this.names.length}: ${this.names[layer]}`,
-      `${time} · weights and gradients ${splitBytes(weights)} · activations ${splitBytes(kept)}`,
+      `${time} · weights and gradients ${asBytes(weights)} · activations ${asBytes(kept)}`,
     ].join("\n");
   }
 

@@ -103,11 +103,3 @@ export function splitRoom(width) {
   if (width >= 11) return "thin";
   return "none";
 }
-
-// Bytes as pipelab prints them.
-export function splitBytes(value) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  const power = units.findIndex((unit, n) => Math.abs(value) < 999.5 * 1024 ** n || unit === "TiB");
-  const scaled = value / 1024 ** power;
-  return `${Math.abs(scaled) >= 999.5 ? scaled.toExponential(2) : Number(scaled.toPrecision(3))} ${units[power]}`;
-}

@@ -1,7 +1,7 @@
 // The parts of the split editor: what is made once. Names of layers are only ever set as text.
 import { plainText } from "./geometry.js";
 
-export const SPLIT_PRESETS = [
+const SPLIT_PRESETS = [
   ["equal_time", "Equal time", "Move the borders to where the slowest stage is fastest"],
   ["equal_count", "Equal count", "Give all stages as many layers"],
   ["equal_parameters", "Equal parameters", "Move the borders to where the stage with the most parameters has as few as can be"],

@@ -4,7 +4,7 @@ import {
   revealed, rowAt, shownOf, spanOf, xToTime, zoomed,
 } from "./geometry.js";
 import { hideStatic } from "./shown.js";
-import { handsOf } from "./timeline_hands.js";
+import { CLOSER, handsOf } from "./timeline_hands.js";
 import { ASK_AFTER, TimelineHover } from "./timeline_hover.js";
 import { paintOver } from "./timeline_over.js";
 import { paintBase } from "./timeline_paint.js";
@@ -16,8 +16,8 @@ class TimelineScreen {
   constructor(model, el) {
     this.model = model;
     this.parts = makeParts({
-      zoomIn: () => this.zoom(0.6),
-      zoomOut: () => this.zoom(1 / 0.6),
+      zoomIn: () => this.zoom(CLOSER),
+      zoomOut: () => this.zoom(1 / CLOSER),
       all: () => this.showAll(),
       path: () => this.toggle("critical_path"),
       memory: () => this.toggle("memory"),
@@ -242,7 +242,7 @@ class TimelineScreen {
     const time = xToTime(x, this.shown, area);
     const offset = row < 0 ? 0 : (y - area.top) / area.row - row - 0.5;
     const slack = (1.5 / area.plot) * (this.shown[1] - this.shown[0]);
-    return { x, y, row, time, box: hitBox(this.data, row, time, offset, slack) };
+    return { x, y, row, time, box: hitBox(this.data, row, time, offset, slack, 0.5 - this.meta.half) };
   }
 
   // ---- selecting

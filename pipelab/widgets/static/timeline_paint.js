@@ -10,7 +10,7 @@ const NARROW = 4; // pixels: narrower boxes have no gap around them, or gaps wou
 // `look` is all that a picture depends on: data, meta, area, shown, theme, number (of the selected micro-batch or -1),
 // path (rows of the trace, or null).
 export function paintBase(sheet, look) {
-  const { area, theme } = look;
+  const { area } = look;
   const ctx = sheet.ctx;
   sheet.clear(area.width, area.height);
   paintRowLabels(ctx, look);
@@ -32,7 +32,6 @@ export function paintBase(sheet, look) {
   ctx.restore();
   if (area.strips) paintStripLabels(ctx, look);
   paintAxis(ctx, look);
-  ctx.fillStyle = theme.ink;
 }
 
 // Which boxes of each row are in sight, and whether they are to be averaged.

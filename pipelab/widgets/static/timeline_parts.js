@@ -55,7 +55,7 @@ export function makeParts(actions) {
   const hint = partElement("div", "pl-hint");
   const legend = partElement("div", "pl-legend");
   root.append(head, stage, legend, status, hint, alert);
-  return { root, title, tools, path, memory, stage, canvas, over, tip, alert, status, hint, legend };
+  return { root, title, path, memory, stage, canvas, over, tip, alert, status, hint, legend };
 }
 
 export const HINT =

@@ -4,7 +4,7 @@ export const FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Ari
 
 const THEME_COLOURS = {
   ink: "--pl-ink", soft: "--pl-soft-ink", paper: "--pl-paper", line: "--pl-line", warn: "--pl-warn",
-  idle: "--pl-idle", hatch: "--pl-hatch", accent: "--pl-accent",
+  idle: "--pl-idle", hatch: "--pl-hatch",
 };
 
 // The theme's colours as a canvas takes them. A variable may hold another one, so each is resolved by an element.
@@ -91,7 +91,7 @@ export class Sheet {
       const canvas = document.createElement("canvas");
       canvas.width = width;
       canvas.height = rows;
-      const ctx = canvas.getContext("2d", { willReadFrequently: false });
+      const ctx = canvas.getContext("2d");
       this.strip = { canvas, ctx, image: ctx.createImageData(width, rows) };
     }
     this.strip.image.data.fill(0);
