@@ -1,4 +1,4 @@
-"""Under the timelines of a CompareView: their numbers in a table, each with its difference to the first."""
+"""Under the timelines of a CompareView: their numbers in a table, with differences to the first of the same clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import traitlets as T
 
 from pipelab.core.comparison import Comparison
-from pipelab.core.differences import Measure, measures
+from pipelab.core.differences import Measure, first_of_clock, measures
 from pipelab.core.trace import COMPUTE, Trace
 from pipelab.plots.palette import LEGEND, OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
 from pipelab.plots.wording import literal
@@ -18,6 +18,9 @@ from pipelab.widgets.assets import css, esm
 from pipelab.widgets.timeline_columns import plain
 
 _FIRST = "the first: others are told against it"
+_FIRST_OF_CLOCK = "the first of its clock: others of that clock are told against it"
+_CLOCKS = "The clocks differ ({}): differences and the best are told only within a clock, to its first run."
+_NAME = 90  # letters; the whole name is seen over it
 
 
 class CompareTable(anywidget.AnyWidget):
@@ -57,20 +60,25 @@ class CompareTable(anywidget.AnyWidget):
 def compare_table(traces: Sequence[Trace], comparison: Comparison) -> dict[str, Any]:
     """What the front end shows of some runs: texts, ready to be laid out."""
     found = measures(comparison)
-    is_one_clock = len({trace.clock for trace in traces}) == 1
+    clocks = [trace.clock for trace in traces]
+    is_one_clock = len(set(clocks)) == 1
     rows = [
         {
-            "name": plain(literal(trace.label)),
+            "name": plain(literal(trace.label, _NAME)),
+            "title": plain(literal(trace.label, 1000)),
             "clock": "" if is_one_clock else f"{trace.clock} clock",
             "cells": [_cell(measure, k) for measure in found],
-            "remark": _FIRST if k == 0 and len(traces) > 1 else "",
+            "remark": (_FIRST if is_one_clock else _FIRST_OF_CLOCK)
+            if k == first and clocks.count(trace.clock) > 1
+            else "",
         }
-        for k, trace in enumerate(traces)
+        for k, (trace, first) in enumerate(zip(traces, first_of_clock(clocks), strict=True))
     ]
     return {
         "runs": f"run ({traces[0].clock} clock)" if is_one_clock else "run",
         "columns": [measure.name for measure in found],
         "rows": rows,
+        "note": "" if is_one_clock else _CLOCKS.format(", ".join(dict.fromkeys(clocks))),
         "legend": [[*LEGEND[paint]] for paint in sorted(_paints(traces))],
         "removable": len(traces) > 1,
     }

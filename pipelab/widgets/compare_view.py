@@ -46,7 +46,7 @@ class CompareView(Explains, Shown, W.VBox):
 
     Attributes:
         traces: what is shown, from the top, as a tuple; set it to other traces, or to a mapping that names them. The
-            first is what the others are compared with.
+            first is what the others are compared with; of several clocks, the first of each.
         span: the part of the time axis that is shown, begin and end in seconds; (0, 0) for all.
         comparison: the reports of all, as `pp.compare` gives them.
         message: the last refusal, "" when all is well.
@@ -127,22 +127,25 @@ class CompareView(Explains, Shown, W.VBox):
 
     @property
     def differences(self) -> dict[str, tuple[float | None, ...]]:
-        """For each number the differences of all to the first: 0.1 is a tenth more.
+        """For each number the differences of all to the first, where clocks differ to the first of the same clock.
 
-        Of the bubble_fraction, which is a part of a whole, 0.1 is ten points more. None where it is not known.
+        0.1 is a tenth more; of the bubble_fraction, which is a part of a whole, ten points more. None where it is not
+        known.
         """
         return {measure.name: measure.changes for measure in measures(self._comparison)}
 
     @property
     def text(self) -> str:
-        """All timelines in words, and the differences to the first."""
+        """All timelines in words, and the differences to the first, where clocks differ to that of the same clock."""
         found = measures(self._comparison)
+        clocks = [trace.clock for trace in self.traces]
+        first = "the first" if len(set(clocks)) == 1 else "the first of this clock"
         words = []
         for k, (trace, report) in enumerate(zip(self.traces, self._comparison.reports, strict=True)):
             words.append(describe_timeline(trace, report, most_ranks=2))
             told = [f"{one.name} {one.change_texts[k]}" for one in found if one.change_texts[k]]
             if told:
-                words.append(f"Against the first: {', '.join(told)}.")
+                words.append(f"Against {first}: {', '.join(told)}.")
         return " ".join(words)
 
     def static_figure(self) -> Figure:

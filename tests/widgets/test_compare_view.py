@@ -199,6 +199,21 @@ def test_the_clock_is_said_once_where_all_have_the_same():
     assert same["runs"] == "run (simulated clock)" and [row["clock"] for row in same["rows"]] == ["", ""]
     assert mixed["runs"] == "run"
     assert [row["clock"] for row in mixed["rows"]] == ["simulated clock", "wall clock"]
+    assert same["note"] == "" and "The clocks differ (simulated, wall)" in mixed["note"]
+
+
+def test_differences_stay_within_a_clock():
+    measured = pp.Trace.from_times(
+        LATE.schedule, 3 * LATE.start, 3 * LATE.end, clock="wall", label="measured"
+    )
+    view = CompareView([measured, GPIPE, LATE])
+    alone, first, second = view.children[-1].table["rows"]
+    assert not any(cell["change"] or cell["best"] for cell in alone["cells"]) and not alone["remark"]
+    assert first["cells"][0]["best"] and "of its clock" in first["remark"]
+    assert second["cells"][0]["change"] == f"{100 * (LATE.makespan / GPIPE.makespan - 1):+.1f} %"
+    assert view.differences["makespan"][:2] == (0.0, 0.0)
+    assert view.text.count("Against the first of this clock: ") == 1
+    view.close()
 
 
 def test_the_legend_names_the_colours_that_there_are():
@@ -214,7 +229,8 @@ def test_hostile_names_are_cut_and_kept_as_they_are():
     name = "<img src=x onerror=alert(1)> $x$\n" + "a" * 10_000
     view = CompareView({name: GPIPE, "b": LATE})
     shown = view.children[-1].table["rows"][0]["name"]
-    assert len(shown) <= 60 and shown.startswith("<img src=x") and "\n" not in shown and "\\$" not in shown
+    assert len(view.children[-1].table["rows"][0]["title"]) <= 1000
+    assert len(shown) <= 90 and shown.startswith("<img src=x") and "\n" not in shown and "\\$" not in shown
     assert view.png()[:4] == b"\x89PNG"
     view.close()
 

@@ -338,7 +338,8 @@ def test_timelines_are_pinned_and_unpinned(lab):
     lab.num_microbatches = 16
     two = lab.pin()
     assert lab.pinned == (one, two)
-    assert [trace.label for trace in lab.pinned] == ["1f1b", "1f1b (2)"]
+    cuts = " | ".join(lab.split.cuts)
+    assert [trace.label for trace in lab.pinned] == [f"1f1b · 4 ranks · m {m} · cuts {cuts}" for m in (8, 16)]
     assert tuple(lab._gallery.compare.traces) == (one, two)
     lab._gallery.compare.remove(0)
     assert lab.pinned == (two,) and tuple(lab._gallery.compare.traces) == (two,)
@@ -355,9 +356,31 @@ def test_at_most_four_are_pinned_each_under_a_name_of_its_own(lab):
     for _ in range(4):
         lab._controls.pin.click()
     assert len({trace.label for trace in lab.pinned}) == 4
-    with pytest.raises(pp.PipelabError, match="4 timelines are pinned; unpin one first"):
+    with pytest.raises(pp.PipelabError, match="4 plans are pinned; unpin one first"):
         lab.pin()
     assert len(lab.pinned) == 4 and "unpin one first" in lab.message
+
+
+def test_a_pin_keeps_the_prediction_and_apart_from_it_the_measurement(live):
+    before = live.pin()
+    live.run()
+    after = live.pin()
+    one, two, measured = live.pinned
+    assert (one, two) == (before, after) and {one.clock, two.clock} == {"simulated"}
+    assert measured.clock != "simulated" and measured.label == f"measured: {two.label}"
+    assert two.label == f"{one.label} (2)"
+    rows = live._gallery.compare.children[-1].table["rows"]
+    assert [cell["change"] for cell in rows[1]["cells"]] == ["same"] * len(rows[1]["cells"])
+    assert not any(cell["change"] or cell["best"] for cell in rows[2]["cells"])
+    live.unpin(1)
+    assert live.pinned == (one,)
+
+
+def test_what_was_measured_of_another_plan_is_not_pinned(live):
+    live.run()
+    live.schedule = "gpipe"
+    live.pin()
+    assert [trace.clock for trace in live.pinned] == ["simulated"]
 
 
 def test_unpinning_leaves_no_widget_behind(lab):

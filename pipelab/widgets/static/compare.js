@@ -34,7 +34,7 @@ function compareHead({ runs, columns, removable }) {
 
 function compareName(row, number) {
   const cell = compareElement("th", "pl-compare-name", { scope: "row" });
-  const name = compareElement("span", "pl-compare-label", { title: row.name }, `${number + 1}. ${row.name}`);
+  const name = compareElement("span", "pl-compare-label", { title: row.title }, `${number + 1}. ${row.name}`);
   cell.append(name);
   if (row.clock) cell.append(compareElement("span", "pl-compare-about", {}, row.clock));
   return cell;
@@ -66,9 +66,9 @@ function compareRender({ model, el }) {
   el.addEventListener("keydown", keepKeys);
 
   function show() {
-    const { rows, legend, removable } = model.get("table");
+    const { rows, legend, removable, note } = model.get("table");
     const table = compareElement("table", "pl-compare-table");
-    table.append(compareElement("caption", "pl-aloud", {}, "Runs compared with the first"), compareHead(model.get("table")));
+    table.append(compareElement("caption", "pl-aloud", {}, note || "Runs compared with the first"), compareHead(model.get("table")));
     const body = compareElement("tbody", "");
     rows.forEach((row, number) => {
       const line = compareElement("tr", "");
@@ -79,6 +79,7 @@ function compareRender({ model, el }) {
     table.append(body);
     const focused = [...frame.querySelectorAll("button")].indexOf(document.activeElement);
     frame.replaceChildren(compareLegend(legend), table);
+    if (note) frame.append(compareElement("p", "pl-compare-note", {}, note));
     // Whoever removes by keyboard stays in the table.
     if (focused >= 0) [...frame.querySelectorAll("button")].slice(0, focused + 1).pop()?.focus();
   }
