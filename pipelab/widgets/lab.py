@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pipelab.core.quantities import as_seconds
 from pipelab.core.schedule import Schedule
 from pipelab.core.split import Split
 from pipelab.errors import PipelabError, one_of
+from pipelab.widgets.choosing import Chooses, Misfit
 from pipelab.widgets.closing import close_with_parts
 from pipelab.widgets.controls import Controls
 from pipelab.widgets.exhibit import VIEWS, Exhibit, exhibit
@@ -30,7 +31,7 @@ from pipelab.widgets.runner import SECONDS_TO_STOP
 from pipelab.widgets.runs import Runs
 from pipelab.widgets.setting import CHOICES, Setting
 from pipelab.widgets.shown import Bundle, Shown
-from pipelab.widgets.traits import Choice, Refused, check_limit, check_setting
+from pipelab.widgets.traits import Refused, check_limit, check_setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 SHOWING = ("view", "memory", "critical_path", "memory_limit")
 
 
-class Lab(Shown, Runs, Pins, W.VBox):
+class Lab(Shown, Chooses, Runs, Pins, W.VBox):
     """A model, a batch, and the controls to plan, predict and run a pipeline of it.
 
     Everything shown is a value, and whatever the mouse can do one line of code can do: `lab.num_ranks = 2`,
@@ -91,14 +92,6 @@ class Lab(Shown, Runs, Pins, W.VBox):
         >>> lab.close()
     """
 
-    profile = T.Any(read_only=True)
-    schedule = Choice()
-    num_ranks = Choice()
-    num_microbatches = Choice()
-    stages_per_rank = Choice()
-    split = Choice()
-    plan = T.Any(read_only=True)
-    predicted = T.Any(read_only=True)
     view = T.Unicode("over")
     memory = T.Bool(False)
     critical_path = T.Bool(False)
@@ -176,7 +169,6 @@ class Lab(Shown, Runs, Pins, W.VBox):
     ) -> None:
         self._setting = setting
         self._lock = threading.RLock()  # a run ends in its own thread while a slider moves in another
-        self._mirroring = False
         self._hint = ""
         self._error = W.HTML()
         self._status = W.HTML()
@@ -188,71 +180,6 @@ class Lab(Shown, Runs, Pins, W.VBox):
         self._set_up(measurement)
         self._adopt(setting)
         self.observe(lambda _: self._show(), list(SHOWING))
-
-    # -- choices ------------------------------------------------------------------------------------------------
-
-    def choose(self, **wishes: Any) -> None:
-        """Change several choices at once, where one by one would pass through what is impossible.
-
-        Args:
-            **wishes: any of schedule, num_ranks, num_microbatches, stages_per_rank, split.
-
-        Raises:
-            PipelabError: what is asked for is impossible; nothing has changed.
-        """
-        with self._explained():
-            self._adopt(self._setting.changed(**wishes))
-
-    def balance(self) -> None:
-        """Move the cuts to where the slowest stage is fastest."""
-        with self._explained():
-            self._adopt(self._setting.balanced())
-
-    @T.validate(*CHOICES)
-    def _validate_choice(self, proposal: dict[str, Any]) -> Any:
-        name = proposal["trait"].name
-        if self._mirroring:
-            return proposal["value"]
-        wishes = {name: proposal["value"]}
-        if self._cross_validation_lock:  # several changes were held back: they are one wish
-            changed = [key for key in CHOICES if getattr(self, key) != getattr(self._setting, key)]
-            wishes |= {key: getattr(self, key) for key in changed}
-        try:
-            self.choose(**wishes)
-        except PipelabError as error:
-            raise Refused(str(error)) from error
-        return getattr(self._setting, name)
-
-    @T.validate("view", "memory_limit")
-    def _validate_showing(self, proposal: dict[str, Any]) -> Any:
-        value = proposal["value"]
-        with self._explained():
-            try:
-                if proposal["trait"].name == "view":
-                    one_of("view", value, VIEWS)
-                else:
-                    check_limit(value)
-            except PipelabError as error:
-                raise Refused(str(error)) from error
-        return value
-
-    def _adopt(self, setting: Setting) -> None:
-        """Show another setting."""
-        setting.report  # noqa: B018 - whatever cannot be computed is refused before anything changes
-        with self._lock:
-            self._setting = setting
-            self._mirror()
-            self._show()
-
-    def _mirror(self) -> None:
-        """The public traits say what the setting says, all at once."""
-        self._mirroring = True
-        try:
-            with self.hold_trait_notifications():
-                for name in (*CHOICES, "profile", "predicted", "plan"):
-                    self.set_trait(name, getattr(self._setting, name))
-        finally:
-            self._mirroring = False
 
     def _wished(self, name: str, value: Any) -> None:
         """A person moved a control."""
@@ -271,16 +198,24 @@ class Lab(Shown, Runs, Pins, W.VBox):
                 self._choose_stages(value)
             else:
                 setattr(self, name, value)
-        except PipelabError:
-            self._show_controls()  # the sentence is there already; the control goes back to what holds
         except Exception as error:  # seen in the widget, not lost in a log
-            self._say(error_text(error))
-            self._show_controls()
+            if not isinstance(error, PipelabError | Misfit):  # of these the sentence is there already
+                self._say(error_text(error))
+            with suppress(Exception):  # it cannot be drawn: that has been said
+                self._show()  # all goes back to what holds
 
-    def _choose_stages(self, split: Split) -> None:
-        """Undoing in the editor may bring back a split for other ranks: they come back too."""
-        per_rank = max(1, self._setting.schedule.num_model_stages // self.num_ranks)
-        self.choose(split=split, num_ranks=max(1, split.num_stages // per_rank))
+    @T.validate("view", "memory_limit")
+    def _validate_showing(self, proposal: dict[str, Any]) -> Any:
+        value = proposal["value"]
+        with self._explained():
+            try:
+                if proposal["trait"].name == "view":
+                    one_of("view", value, VIEWS)
+                else:
+                    check_limit(value)
+            except PipelabError as error:
+                raise Refused(str(error)) from error
+        return value
 
     # -- taking along -------------------------------------------------------------------------------------------
 
@@ -324,10 +259,12 @@ class Lab(Shown, Runs, Pins, W.VBox):
                 return
             shown = self._exhibited()
             options = {name: getattr(self, name) for name in SHOWING[1:]}
-            self._gallery.show(shown, **options)
-            self._show_controls()
-            lines = [*self._setting.notes, self._hint, *shown.hints]
-            self._status.value = paragraphs(filter(None, lines))
+            try:
+                self._gallery.show(shown, **options)
+            finally:
+                self._show_controls()
+                lines = [*self._setting.notes, self._hint, *shown.hints]
+                self._status.value = paragraphs(filter(None, lines))
 
     def _show_controls(self) -> None:
         self._controls.show(self._setting, view=self.view, memory_limit=self.memory_limit)
@@ -341,14 +278,14 @@ class Lab(Shown, Runs, Pins, W.VBox):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """A refusal is shown, and raised on; success takes the last one away."""
+        """Take the last refusal away; a new one is shown, and raised on."""
+        if self.message:
+            self._say("")  # before, not after: what happens inside may have something to say
         try:
             yield
-        except (PipelabError, TypeError) as error:
+        except (PipelabError, Misfit) as error:
             self._say(str(error))
             raise
-        if self.message:
-            self._say("")
 
     def __setattr__(self, name: str, value: Any) -> None:
         check_setting(type(self), name, (*CHOICES, *SHOWING))

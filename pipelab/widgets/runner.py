@@ -23,8 +23,9 @@ class Runner:
         began: called when a run has begun.
         progressed: called with (actions done, actions in all), at most ten times a second.
         ended: called with the measurement and its trace, or with what stopped or broke it.
+        freed: called when the next run may begin.
 
-    All three are called in the thread that runs.
+    All four are called in the thread that runs.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Runner:
         began: Callable[[], None],
         progressed: Callable[[int, int], None],
         ended: Callable[[Measurement, Result], None],
+        freed: Callable[[], None],
     ) -> None:
         self._began = began
         self._progressed = progressed
         self._ended = ended
+        self._freed = freed
         self._lock = threading.Lock()
         self._measurement: Measurement | None = None
         self._thread: threading.Thread | None = None
@@ -52,10 +55,20 @@ class Runner:
     def behind(self, make: Callable[[], Measurement]) -> None:
         """Run in a thread of its own; the listener hears of what stops or breaks the run."""
         measurement = self._begin(make)
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._result, args=(measurement,), name="pipelab-lab-run", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except BaseException as error:  # such as that there can be no more threads
+            self._end(measurement, error)
+            raise
+        self._thread = thread
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is under way; the next one is refused until then."""
+        return self._measurement is not None
 
     def stop(self) -> None:
         """Ask the run that is under way to stop; without one, nothing happens."""
@@ -76,7 +89,13 @@ class Runner:
                 raise PipelabError("A run is under way. Wait for it, or stop it: lab.stop().")
             measurement = self._measurement = make()
         self._reported = 0.0
-        self._began()
+        try:
+            self._began()
+        except (
+            BaseException
+        ) as error:  # of whoever heard of it; the run that did not come about blocks no other
+            self._end(measurement, error)
+            raise
         return measurement
 
     def _result(self, measurement: Measurement) -> Result:
@@ -84,9 +103,16 @@ class Runner:
             result: Result = measurement.run(self._report)
         except BaseException as error:  # also a model's SystemExit: in a thread nobody else would hear of it
             result = error
-        self._measurement = None
-        self._ended(measurement, result)
+        self._end(measurement, result)
         return result
+
+    def _end(self, measurement: Measurement, result: Result) -> None:
+        """Tell how it went, and only then let the next run begin."""
+        try:
+            self._ended(measurement, result)
+        finally:
+            self._measurement = None
+            self._freed()
 
     def _report(self, done: int, total: int) -> None:
         now = time.monotonic()

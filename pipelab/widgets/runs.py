@@ -41,7 +41,7 @@ class Runs(T.HasTraits):
 
     def _set_up(self, measurement: Callable[[Plan], Measurement] | None) -> None:
         self._measurement_of = measurement
-        self._runner = Runner(self._began, self._controls.show_progress, self._ended)
+        self._runner = Runner(self._began, self._controls.show_progress, self._ended, self._freed)
         self._controls.show_run(running=False, why_not="" if measurement else NO_MODEL)
 
     def run(self) -> Trace:
@@ -84,28 +84,46 @@ class Runs(T.HasTraits):
 
     def _began(self) -> None:
         with self._lock:
-            self.set_trait("running", True)
             self._controls.show_progress(0, 1)
             self._controls.show_run(running=True)
+            self.set_trait("running", True)
 
     def _ended(self, measurement: Measurement, result: Trace | BaseException) -> None:
+        """Take down how a run went. An error of whoever hears of it is said, and keeps nothing from going on."""
         with self._lock:
-            if isinstance(result, Trace):
-                self._hint = f"Measured on {measurement.clock}."
-                self._controls.show_progress(1, 1, "success")
-                with self.hold_trait_notifications():
-                    self.set_trait("measured", result)
-                    self.set_trait("measured_plan", measurement.plan)
-            elif isinstance(result, KeyboardInterrupt):
-                self._hint = "Stopped: nothing was measured."
-                self._controls.show_progress(0, 1, "warning")
-            else:
-                self._hint = "The run failed: nothing was measured."
-                self._controls.show_progress(0, 1, "danger")
-                self._say(error_text(result))
-            self._controls.show_run(running=False)
-            self._show()
-            self.set_trait("running", False)
+            try:
+                self._take_down(measurement, result)
+            except Exception as error:
+                self._say(error_text(error))
+            try:
+                self._show()
+            except Exception as error:
+                self._say(error_text(error))
+
+    def _take_down(self, measurement: Measurement, result: Trace | BaseException) -> None:
+        if isinstance(result, Trace):
+            self._hint = f"Measured on {measurement.clock}."
+            self._controls.show_progress(1, 1, "success")
+            self._say("")  # what was refused before is over
+            with self.hold_trait_notifications():
+                self.set_trait("measured", result)
+                self.set_trait("measured_plan", measurement.plan)
+        elif isinstance(result, KeyboardInterrupt):
+            self._hint = "Stopped: nothing was measured."
+            self._controls.show_progress(0, 1, "warning")
+        else:
+            self._hint = "The run failed: nothing was measured."
+            self._controls.show_progress(0, 1, "danger")
+            self._say(error_text(result))
+
+    def _freed(self) -> None:
+        with self._lock:
+            is_busy = self._runner.is_busy  # another may have begun in the meantime
+            self._controls.show_run(running=is_busy)
+            try:
+                self.set_trait("running", is_busy)
+            except Exception as error:  # of an observer
+                self._say(error_text(error))
 
     @property
     def measured_is_current(self) -> bool:

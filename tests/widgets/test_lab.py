@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import io
 import threading
@@ -615,3 +616,103 @@ def test_a_profile_of_another_model_and_devices_that_are_not_there_are_refused_a
         pp.Lab(small_model(), x, y, loss_fn=nn.functional.mse_loss, profile=profile)
     with pytest.raises(pp.PipelabError, match="no device 'cuda:99'"):
         pp.Lab(small_model(), x, y, loss_fn=nn.functional.mse_loss, devices=["cpu", "cuda:99"])
+
+
+def bad(change: object) -> None:
+    raise ZeroDivisionError("of an observer")
+
+
+@pytest.mark.parametrize("name", ["running", "measured"])
+@pytest.mark.parametrize("how", ["start", "run"])
+def test_an_observer_that_raises_does_not_keep_the_lab_from_running_again(live, name, how):
+    live.observe(bad, name)
+    with contextlib.suppress(ZeroDivisionError):
+        getattr(live, how)()
+    assert live.wait(LIMIT)
+    assert not live.running and not live._controls.run.disabled and live._controls.stop.disabled
+    assert "ZeroDivisionError: of an observer" in live.message
+    live.unobserve(bad, name)
+    assert live.run() is live.measured and live.message == ""
+
+
+def test_whoever_hears_that_a_run_is_over_may_begin_the_next(live):
+    measured = []
+
+    def again(change):
+        if not change.new and not measured:
+            measured.append(live.measured)
+            live.run()
+
+    live.observe(again, "running")
+    live.run()
+    assert measured and live.measured is not measured[0] and not live.running
+
+
+def test_a_refusal_does_not_outlive_its_cause(slow):
+    slow.start()
+    with pytest.raises(pp.PipelabError, match="under way"):
+        slow.start()
+    assert "under way" in slow.message
+    assert slow.wait(LIMIT)
+    assert slow.measured is not None and slow.message == ""
+
+
+def test_a_wrong_type_in_the_model_is_told_with_its_type_and_notes():
+    class Wrong(Slow):
+        def forward(self, x):
+            raise TypeError("mine")
+
+    x, y = batch()
+    loss_fn = nn.functional.mse_loss
+    lab = pp.Lab(Wrong(), x, y, loss_fn=loss_fn, profile=two_layers(), devices=pp.virtual(2))
+    with pytest.raises(TypeError, match="mine"):
+        lab.run()
+    assert "TypeError: mine\n" in lab.message
+    lab.start()
+    assert lab.wait(LIMIT)
+    assert "TypeError: mine\n" in lab.message
+    lab.close()
+
+
+def test_an_error_of_a_run_that_is_over_before_start_returns_stays(live, monkeypatch):
+    def at_once(make):
+        live._runner._result(live._runner._begin(make))
+
+    def broken(*_):
+        raise ZeroDivisionError("at once")
+
+    monkeypatch.setattr("pipelab.widgets.runs.Measurement.run", broken)
+    monkeypatch.setattr(live._runner, "behind", at_once)
+    live.start()
+    assert "at once" in live.message
+
+
+def test_an_observer_cannot_set_what_is_impossible(lab):
+    def look(change):
+        lab.num_microbatches = -5
+
+    lab.observe(look, "num_ranks")
+    with pytest.raises(pp.PipelabError, match="num_microbatches"):
+        lab.num_ranks = 3
+    assert (lab.num_ranks, lab.num_microbatches) == (3, 8)
+    assert lab.schedule.num_microbatches == 8 and "num_microbatches" in lab.message
+
+
+def test_an_observer_that_raises_leaves_picture_and_controls_at_what_holds(lab):
+    lab.observe(bad, "num_ranks")
+    with pytest.raises(ZeroDivisionError):
+        lab.num_ranks = 3
+    shown = lab._gallery.upper.trace, lab._controls.choices.num_ranks, lab._controls.editor.split
+    assert shown == (lab.predicted, 3, lab.split) and lab.predicted.num_ranks == 3
+    lab._controls.choices.num_ranks = 2
+    assert "ZeroDivisionError: of an observer" in lab.message
+    assert lab._gallery.upper.trace is lab.predicted and lab.predicted.num_ranks == lab.num_ranks == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("split", 3), ("schedule", 3), ("num_ranks", "x")])
+def test_a_wrong_type_held_back_is_rolled_back(lab, name, value):
+    before = getattr(lab, name)
+    with pytest.raises(TypeError) as caught, lab.hold_trait_notifications():
+        setattr(lab, name, value)
+    assert isinstance(caught.value, traitlets.TraitError)
+    assert getattr(lab, name) == before and name in lab._error.value

@@ -43,13 +43,16 @@ def runner(heard) -> Runner:
     def ended(measurement, result):
         heard.append(result)
 
-    return Runner(lambda: heard.append("began"), lambda done, total: heard.append((done, total)), ended)
+    return Runner(
+        lambda: heard.append("began"), lambda done, total: heard.append((done, total)), ended, lambda: None
+    )
 
 
 def test_a_run_here_returns_its_trace(runner, heard):
     one = trace(3, 3)
     assert runner.here(lambda: Scripted(one)) is one
     assert heard[0] == "began" and heard[-1] is one
+    assert not runner.is_busy
 
 
 def test_progress_is_told_rarely(runner, heard):
@@ -90,3 +93,45 @@ def test_a_stopped_run_is_told_as_interrupted(runner, heard):
 def test_stopping_nothing_is_fine(runner):
     runner.stop()
     assert runner.wait(0)
+
+
+def broken(*_: Any) -> None:
+    raise ZeroDivisionError("of whoever listens")
+
+
+@pytest.mark.parametrize("how", ["here", "behind"])
+def test_a_run_that_could_not_begin_blocks_no_other(heard, how):
+    runner = Runner(broken, lambda *_: None, lambda _, result: heard.append(result), lambda: None)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            getattr(runner, how)(Scripted)
+    assert runner.wait(LIMIT) and len(heard) == 2
+
+
+def test_where_there_can_be_no_more_threads_the_next_run_works(runner, heard, monkeypatch):
+    def full(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", full)
+        runner.behind(Scripted)
+    assert isinstance(heard[-1], RuntimeError)
+    assert runner.here(Scripted).num_ranks == 2
+
+
+def test_a_run_is_under_way_until_its_end_has_been_told():
+    seen = []
+
+    def ended(*_: Any) -> None:
+        with pytest.raises(pp.PipelabError, match="under way"):
+            runner.here(Scripted)
+        seen.append("ended")
+
+    def freed() -> None:
+        seen.append("freed")
+        if len(seen) == 2:
+            runner.here(Scripted)
+
+    runner = Runner(lambda: None, lambda *_: None, ended, freed)
+    runner.here(Scripted)
+    assert seen == ["ended", "freed", "ended", "freed"]
