@@ -36,13 +36,16 @@ from pipelab.errors import PipelabError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Gap", "GapPart", "explain_gap", "replayed"]
+__all__ = ["Gap", "GapPart", "explain_gap", "pace_sentence", "replayed"]
 
 SPREAD, START, WAITING, OUTSIDE = "spread", "start", "waiting", "outside"
 """The causes that are no kind of action."""
 
 _MUCH = 0.05
 """Of the prediction: a difference above this is worth advice."""
+
+_PACES = (0.8, 1.25)
+"""Measured over predicted: actions outside of this took another time than was profiled."""
 
 _ROUNDING = 1e-12
 """Makespans that differ by less than this fraction are one: additions in another order differ that much."""
@@ -307,6 +310,42 @@ def _advice(predicted: Trace, measured: Trace, parts: tuple[GapPart, ...]) -> tu
         f"ranks={beside}) measures layers beside such neighbours, and devices=pp.virtual({measured.num_ranks}) runs "
         "one action at a time",
     )
+
+
+def pace_sentence(predicted: Trace, measured: Trace) -> str:
+    """What to say where most actions took longer or shorter than predicted by about one factor; "" where they did not.
+
+    Args:
+        predicted: from `simulate`, of the same schedule.
+        measured: the trace of a step.
+
+    Example:
+        >>> import pipelab as pp
+        >>> one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+        >>> predicted = pp.simulate(one, pp.Costs.uniform(4))
+        >>> slower = pp.Trace.from_times(one, 3 * predicted.start, 3 * predicted.end, clock="wall")
+        >>> pace_sentence(predicted, predicted)
+        ''
+        >>> print(pace_sentence(predicted, slower))
+        Actions took about 3 × as long as profiled: the machine is busier than when it was profiled; profile again.
+    """
+    cells = measured.schedule.table.num_cells
+    if measured.clock == "simulated" or predicted.schedule.table.num_cells != cells:
+        return ""
+    before, after = (trace.end[:cells] - trace.start[:cells] for trace in (predicted, measured))
+    known = before > 0
+    if not known.any():
+        return ""
+    ratio = float(np.median(after[known] / before[known]))
+    if _PACES[0] <= ratio <= _PACES[1]:
+        return ""
+    said = f"Actions took about {ratio:.2g} × as long as profiled"
+    if ratio < 1:
+        return f"{said}: the machine was busier when it was profiled; profile again."
+    beside = sum(device.startswith("cpu") for device in measured.devices)
+    if measured.clock == "wall" and beside > 1:
+        return f"{said}: ranks share this machine, or it is busier; profile again, with ranks={beside}."
+    return f"{said}: the machine is busier than when it was profiled; profile again."
 
 
 def _check_same(predicted: Schedule, measured: Schedule) -> None:

@@ -14,9 +14,17 @@ DEFINITION = "bubble_fraction = idle / (ranks × makespan)"
 MICROBATCHES = ("micro-batch", "micro-batches")
 
 
-def headline(trace: Trace, report: Report, remark: str = "") -> str:
-    """The lines above one timeline: what it is, its numbers, the clock, the definition, what is to be noted."""
-    lines = [f"{_what(trace)}: {_numbers(report)}", f"{_clock(trace)} · {DEFINITION}"]
+def headline(trace: Trace, report: Report, remark: str = "", predicted: Trace | None = None) -> str:
+    """The lines above one timeline: what it is, its numbers, the clock, the definition, what is to be noted.
+
+    Args:
+        predicted: what lies over it as outlines: by how much the makespans differ is said too.
+    """
+    numbers = _numbers(report)
+    if predicted is not None and predicted.makespan > 0:
+        verb = "measured " if predicted.clock == "simulated" != trace.clock else ""
+        numbers = f"{verb}{_against(report.makespan, predicted.makespan)}, {_bubble(report)}"
+    lines = [f"{_what(trace)}: {numbers}", f"{_clock(trace)} · {DEFINITION}"]
     if note := remark or "".join(trace.notes[:1]):
         lines.append(literal(note, 110))
     return "\n".join(lines)
@@ -39,8 +47,7 @@ def comparison_headline(traces: Sequence[Trace], reports: Sequence[Report], same
 def _difference(traces: Sequence[Trace], reports: Sequence[Report], same_plan: bool) -> str:
     spans = [report.makespan for report in reports]
     if len(traces) == 2 and same_plan and traces[0].clock == "simulated" != traces[1].clock and spans[0] > 0:
-        change = f"{100 * (spans[1] / spans[0] - 1):+.1f} %"
-        return f"measured {as_seconds(spans[1])} against predicted {as_seconds(spans[0])}: {change}"
+        return f"measured {_against(spans[1], spans[0])}"
     how_many = f"{counted(len(traces), 'timeline')} on one time axis"
     best = min(range(len(spans)), key=spans.__getitem__)
     first = [k for k, span in enumerate(spans) if math.isclose(span, spans[best], rel_tol=1e-9)]
@@ -96,7 +103,16 @@ def _sizes(trace: Trace) -> str:
 
 
 def _numbers(report: Report) -> str:
-    return f"{as_seconds(report.makespan)}, bubble_fraction {as_percent(report.bubble_fraction)}"
+    return f"{as_seconds(report.makespan)}, {_bubble(report)}"
+
+
+def _bubble(report: Report) -> str:
+    return f"bubble_fraction {as_percent(report.bubble_fraction)}"
+
+
+def _against(makespan: float, predicted: float) -> str:
+    change = f"{100 * (makespan / predicted - 1):+.1f} %"
+    return f"{as_seconds(makespan)} against predicted {as_seconds(predicted)}: {change}"
 
 
 def _clock(trace: Trace) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelab.core.gap import pace_sentence
 from pipelab.core.trace import Trace
 
 VIEWS = ("over", "both", "predicted", "measured")
@@ -40,12 +41,12 @@ def exhibit(predicted: Trace, measured: Trace | None, *, view: str, is_current: 
     Args:
         view: one of `VIEWS`.
         is_current: whether the measurement is of the plan that is predicted. One of an older plan is never laid over
-            a prediction: "over" then shows what the hand moves.
+            a prediction: "over" then shows what the hand moves. One of this plan whose actions all took longer says so.
     """
     if measured is None:
         missing = "Nothing has been measured yet, so this is the prediction. Press Run, or call lab.run()."
         return Exhibit((predicted,), hints=(missing,) if view == "measured" else ())
-    remark = "" if is_current else "of an older plan: press Run again"
+    remark = pace_sentence(predicted, measured) if is_current else "of an older plan: press Run again"
     hints = () if is_current else (_CHANGED,)
     if view == "both":
         return Exhibit((predicted, measured), ("", remark), hints=hints)
@@ -54,5 +55,5 @@ def exhibit(predicted: Trace, measured: Trace | None, *, view: str, is_current: 
     if view == "predicted":
         return Exhibit((predicted,), hints=hints)
     if is_current:
-        return Exhibit((measured,), outline=predicted)
+        return Exhibit((measured,), (remark,), outline=predicted)
     return Exhibit((predicted,), hints=(f"{_CHANGED} This is the prediction; press Run to measure it.",))

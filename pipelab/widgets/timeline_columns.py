@@ -85,7 +85,7 @@ def pack(
         "underlined": bool(shown.later.any()),
         "makespan": trace.makespan,
         "stop": max(shown.stop, 0.0 if predicted is None else predicted.makespan),
-        "title": plain(headline(trace, trace.report(), remark)).split("\n"),
+        "title": plain(headline(trace, trace.report(), remark, predicted)).split("\n"),
         "text": describe(trace, curves=memory, over=over, predicted=predicted),
         "over": [[one.rank, one.time, one.row] for one in over],
         "overrun": over[0].words if over else "",

@@ -54,7 +54,7 @@ def still_timeline(
         remark: a sentence for below the headline.
         moment: seconds: a line there; negative for none.
     """
-    lines = [literal(title, 110)] if title else headline(trace, trace.report(), remark).split("\n")
+    lines = [literal(title, 110)] if title else headline(trace, trace.report(), remark, predicted).split("\n")
     if critical_path:
         lines.append(path_sentence(trace.critical_path()))
     if predicted is not None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pipelab as pp
 from pipelab.core.feed import Feed
-from pipelab.core.gap import Gap, explain_gap, replayed
+from pipelab.core.gap import Gap, explain_gap, pace_sentence, replayed
 from pipelab.core.trace import Trace
 from pipelab.errors import PipelabError
 
@@ -39,6 +39,39 @@ def test_longer_actions_are_told_by_their_kind():
     details = {part.cause: part.detail for part in gap.parts}
     assert details["F"] == "1.5 s instead of 1 s in the mean"
     assert details["B"] == "1.5 s instead of 2 s in the mean"
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (
+            2.8,
+            "about 2.8 × as long as profiled: the machine is busier than when it was profiled; profile again.",
+        ),
+        (0.5, "about 0.5 × as long as profiled: the machine was busier when it was profiled; profile again."),
+        (1.2, ""),
+        (0.85, ""),
+    ],
+)
+def test_most_actions_longer_by_one_factor_are_told_in_a_sentence(factor, said):
+    one = pp.schedule("1f1b", num_ranks=4, num_microbatches=8)
+    predicted = pp.simulate(one, pp.Costs.uniform(4))
+    start, end = predicted.start * factor, predicted.end * factor
+    end[-1] *= 9  # one slow action is no slow machine
+    ran = Trace.from_times(one, start, end, clock="virtual")
+    assert pace_sentence(predicted, ran).removeprefix("Actions took ") == said
+    assert len(pace_sentence(predicted, ran)) <= 110  # or a headline would cut it
+    assert pace_sentence(predicted, replace(predicted, end=predicted.end * 3)) == ""  # nothing was measured
+
+
+def test_ranks_that_run_beside_one_another_are_to_be_profiled_so():
+    one = pp.schedule("1f1b", num_ranks=2, num_microbatches=4)
+    predicted = pp.simulate(one, pp.Costs.uniform(2))
+    times = 2 * predicted.start, 2 * predicted.end
+    ran = Trace.from_times(one, *times, clock="wall", devices=("cpu", "cpu"))
+    assert pace_sentence(predicted, ran).endswith(
+        "ranks share this machine, or it is busier; profile again, with ranks=2."
+    )
 
 
 def test_i_and_w_are_kinds_of_their_own():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+import pipelab as pp
 from pipelab.widgets.exhibit import VIEWS, exhibit
 from tests.plots.sizes import trace
 
@@ -25,6 +26,13 @@ def test_views_choose():
     assert of("both").traces == (PREDICTED, MEASURED)
     assert (of("over").traces, of("over").outline) == ((MEASURED,), PREDICTED)
     assert not any(of(view).hints for view in VIEWS)
+
+
+def test_actions_that_all_took_longer_are_remarked():
+    slow = pp.Trace.from_times(PREDICTED.schedule, 3 * PREDICTED.start, 3 * PREDICTED.end, clock="wall")
+    for view in ("over", "measured", "both"):
+        assert "about 3 × as long" in exhibit(PREDICTED, slow, view=view, is_current=True).remarks[-1]
+    assert exhibit(PREDICTED, slow, view="predicted", is_current=True).remarks == ("",)
 
 
 def test_two_timelines_share_an_axis_and_one_has_its_own():

@@ -126,6 +126,17 @@ def test_outlines_lie_in_the_rows_of_the_same_ranks():
     assert all(meta["own"][row] for row in columns["outline_row"])
     np.testing.assert_array_equal(columns["outline_end"], predicted.end)
     assert meta["stop"] == max(trace.makespan, predicted.makespan)
+    np.testing.assert_array_equal(
+        predicted.rank[: len(columns["outline_row"])], predicted.rank
+    )  # by row of the trace
+
+
+def test_the_title_says_by_how_much_the_prediction_was_missed():
+    predicted = pp.simulate(pp.schedule("1f1b", num_ranks=4, num_microbatches=8), pp.Costs.uniform(4))
+    ran = pp.Trace.from_times(predicted.schedule, 2 * predicted.start, 2 * predicted.end, clock="wall")
+    title = pack(ran, predicted=predicted)[1]["title"][0]
+    assert "measured 66 s against predicted 33 s: +100.0 %, bubble_fraction 27.3 %" in title
+    assert "against predicted 33 s: same" not in title and "against" not in pack(ran)[1]["title"][0]
 
 
 def test_memory_is_that_of_the_curves():

@@ -348,6 +348,13 @@ export function nameOf(data, meta, box) {
   return meta.lanes[data.lane[box]].replace("{action}", action).replace("{number}", data.number[box]);
 }
 
+// What was predicted of an action's duration: outlines stand in the order of the trace's rows, which its actions begin.
+function predictedOf(data, box) {
+  const row = data.of[box];
+  if (!data.outline_start || data.lane[box] !== 0 || row >= data.outline_start.length) return "";
+  return `, predicted ${asSeconds(data.outline_end[row] - data.outline_start[row])}`;
+}
+
 // What a box is, in two lines: its name; where and when.
 export function describeBox(data, meta, box) {
   const name = nameOf(data, meta, box);
@@ -358,7 +365,7 @@ export function describeBox(data, meta, box) {
   const kind = { F: "forward", B: "backward", I: "input's gradient", W: "weights' gradient", U: "update" }[meta.kinds[data.kind[box]]];
   const what = meta.lanes[data.lane[box]] === "{action}" && kind ? `${kind} of micro-batch ${data.number[box]} on stage ${data.stage[box]}` : "";
   const where = `rank ${meta.row_rank[data.row[box]]}`;
-  const when = `starts at ${asSeconds(data.start[box])}, takes ${asSeconds(data.end[box] - data.start[box])}`;
+  const when = `starts at ${asSeconds(data.start[box])}, takes ${asSeconds(data.end[box] - data.start[box])}${predictedOf(data, box)}`;
   const beside = others.length ? `together with ${others.join(", ")}` : "";
   return [name, [what, where, when, beside].filter(Boolean).join(" \u00b7 ")];
 }

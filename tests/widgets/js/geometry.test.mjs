@@ -254,7 +254,11 @@ test("a box says what it is, and what it runs together with", () => {
   const meta = { kinds: ["F", "I", "W", "B", "U"], lanes: ["{action}", "the transfer of {action}"], row_rank: [0] };
   data.kind[1] = 3;
   assert.deepEqual(g.describeBox(data, meta, 0), ["0F3", "forward of micro-batch 3 on stage 0 \u00b7 rank 0 \u00b7 starts at 0 s, takes 12.3 ms \u00b7 together with 0B1"]);
+  Object.assign(data, { outline_start: Float64Array.of(0, 0, 0.5), outline_end: Float64Array.of(0, 0, 0.512) });
+  data.of[2] = 2;
+  assert.match(g.describeBox(data, meta, 2)[1], /takes 7.7 ms, predicted 12 ms$/);
   data.lane[2] = 1;
+  assert.doesNotMatch(g.describeBox(data, meta, 2)[1], /predicted/);
   assert.equal(g.nameOf(data, meta, 2), "the transfer of 0F5");
 });
 
