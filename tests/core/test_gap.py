@@ -61,7 +61,9 @@ def test_most_actions_longer_by_one_factor_are_told_in_a_sentence(factor, said):
     ran = Trace.from_times(one, start, end, clock="virtual")
     assert pace_sentence(predicted, ran).removeprefix("Actions took ") == said
     assert len(pace_sentence(predicted, ran)) <= 110  # or a headline would cut it
-    assert pace_sentence(predicted, replace(predicted, end=predicted.end * 3)) == ""  # nothing was measured
+    assert (
+        pace_sentence(predicted, pp.simulate(one, pp.Costs.uniform(4, forward=9))) == ""
+    )  # nothing was measured
 
 
 def test_ranks_that_run_beside_one_another_are_to_be_profiled_so():
