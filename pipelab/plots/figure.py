@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 WIDTH = 9.0
 TALLEST = 9.0
@@ -42,15 +43,34 @@ def new_axes(
     memory_rows: int = 0,
     right: float = RIGHT,
     least: float = 0.0,
+    of_pyplot: bool = True,
 ) -> Axes:
-    """Axes for so many rows in a figure of pyplot's, so that a notebook shows and closes it as any other."""
-    import matplotlib.pyplot as plt
+    """Axes for so many rows in a new figure.
 
+    Args:
+        rows, labels, title_lines, memory_rows, right, least: what there has to be room for; lengths in inches.
+        of_pyplot: the figure is one of pyplot's, so that a notebook shows and closes it as any other.
+    """
     height = row_inches(rows, least) + memory_inches(memory_rows)
     total = BOTTOM + height + 0.12 + TITLE_LINE * title_lines
     left, right = left_inches(labels), max(right, MEMORY_RIGHT if memory_rows else 0.0)
-    figure = plt.figure(figsize=(WIDTH, total))
+    figure = _new_figure((WIDTH, total), of_pyplot)
     return figure.add_axes((left / WIDTH, BOTTOM / total, 1 - (left + right) / WIDTH, height / total))
+
+
+def own_figure(axes: Axes) -> Figure:
+    """The figure of new axes."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def _new_figure(inches: tuple[float, float], of_pyplot: bool) -> Figure:
+    if not of_pyplot:
+        return Figure(figsize=inches)
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=inches)
 
 
 def memory_inches(rows: int) -> float:

@@ -21,6 +21,8 @@ from pipelab.plots.palette import BACKWARD, FORWARD, INK, WEIGHT
 from pipelab.plots.wording import counted, literal
 
 _PARTS = (("F forward", FORWARD), ("I input gradient", BACKWARD), ("W weight gradient", WEIGHT))
+_ROOMY = 8  # stages
+_RIGHT = 0.6  # inches: a total stands there
 _MOST_TEXTS = 40  # stages; beyond, names and totals would be unreadable
 
 
@@ -52,7 +54,7 @@ def plot_stages(
     stages, total = parts.shape[0], parts.sum(axis=1)
     labels = [f"stage {stage}" for stage in range(stages)]
     if ax is None:
-        ax = new_axes(stages + min(stages, 8), labels, title_lines=2, right=0.6)
+        ax = stage_axes(stages)
         give_words(ax, describe_stages(profile, split, batch_size=size))
     stop = (float(total.max()) or 1.0) * 1.02
     ax.set_xlim(0.0, stop)
@@ -69,6 +71,12 @@ def plot_stages(
     )
     add_legend(ax, [Patch(facecolor=colour, label=name) for name, colour in _PARTS])
     return ax
+
+
+def stage_axes(stages: int, *, of_pyplot: bool = True) -> Axes:
+    """Axes for so many stages in a new figure; a few get a row and a line of words each."""
+    rows, labels = stages + min(stages, _ROOMY), [f"stage {stage}" for stage in range(stages)]
+    return new_axes(rows, labels, title_lines=2, right=_RIGHT, of_pyplot=of_pyplot)
 
 
 def drawn_profile(profile: Profile, batch_size: int) -> Profile:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import anywidget
-import numpy as np
 import traitlets as T
 
 from pipelab.core.comparison import Comparison
 from pipelab.core.differences import Measure, first_of_clock, measures
-from pipelab.core.trace import COMPUTE, Trace
-from pipelab.plots.palette import LEGEND, OTHER_PAINT, OVERLAP_CODE, PAINT_OF_CODE
+from pipelab.core.trace import Trace
+from pipelab.plots.scene import scene
 from pipelab.plots.wording import literal
 from pipelab.widgets.assets import css, esm
-from pipelab.widgets.timeline_columns import plain
+from pipelab.widgets.timeline_columns import legend_of, plain
 
 _FIRST = "the first: others are told against it"
 _FIRST_OF_CLOCK = "the first of its clock: others of that clock are told against it"
@@ -79,23 +78,10 @@ def compare_table(traces: Sequence[Trace], comparison: Comparison) -> dict[str, 
         "columns": [measure.name for measure in found],
         "rows": rows,
         "note": "" if is_one_clock else _CLOCKS.format(", ".join(dict.fromkeys(clocks))),
-        "legend": [[*LEGEND[paint]] for paint in sorted(_paints(traces))],
+        "legend": legend_of(scene(traces)),
         "removable": len(traces) > 1,
     }
 
 
 def _cell(measure: Measure, k: int) -> dict[str, Any]:
     return {"text": measure.texts[k], "change": measure.change_texts[k], "best": measure.is_best[k]}
-
-
-def _paints(traces: Sequence[Trace]) -> set[int]:
-    """Which colours the timelines have."""
-    found = set[int]()
-    for trace in traces:
-        computed = np.unique(trace.kind[trace.lane == trace.lanes.index(COMPUTE)])
-        if OVERLAP_CODE in computed:  # its members are painted, each by its own kind
-            computed = np.unique(trace.schedule.table.kind)
-        found |= set(PAINT_OF_CODE[computed].tolist())
-        if (trace.lane > 0).any():
-            found.add(OTHER_PAINT)
-    return found

@@ -10,9 +10,8 @@ import traitlets as T
 from matplotlib.figure import Figure
 
 from pipelab.core.trace import Trace
-from pipelab.plots.figure import BOTTOM, READABLE, RIGHT, TITLE_LINE, WIDTH, left_inches, row_inches
-from pipelab.plots.timeline import plot_timelines
 from pipelab.widgets.closing import close_with_parts
+from pipelab.widgets.compare_still import still_timelines
 from pipelab.widgets.compare_view import CompareView
 from pipelab.widgets.exhibit import Exhibit
 from pipelab.widgets.markup import heading
@@ -100,16 +99,7 @@ class Gallery:
     def static_figure(self) -> Figure:
         """The timelines that can be seen; what was pinned is not part of it."""
         views = self._visible()
-        if len(views) == 1:
-            return views[0].static_figure()
-        traces = [view.trace for view in views]
-        rows = sum(trace.num_ranks for trace in traces) + len(traces)
-        height, left = row_inches(rows, READABLE), left_inches([f"rank {max(t.num_ranks for t in traces)}"])
-        total = BOTTOM + height + 0.12 + 2 * TITLE_LINE
-        figure = Figure(figsize=(WIDTH, total))
-        box = (left / WIDTH, BOTTOM / total, 1 - (left + RIGHT) / WIDTH, height / total)
-        plot_timelines(traces, ax=figure.add_axes(box))
-        return figure
+        return still_timelines([view.trace for view in views]) if len(views) > 1 else views[0].static_figure()
 
     def close(self) -> None:
         """Drop the widgets."""

@@ -6,11 +6,8 @@ from matplotlib.figure import Figure
 
 from pipelab.core.profile import Profile
 from pipelab.core.split import Split
-from pipelab.plots.figure import BOTTOM, TITLE_LINE, WIDTH, left_inches, row_inches
-from pipelab.plots.stages import plot_stages
-
-_RIGHT = 0.6  # inches: a legend stands there
-_ROOMY = 8  # so many stages are given a row and a line of words each
+from pipelab.plots.figure import own_figure
+from pipelab.plots.stages import plot_stages, stage_axes
 
 
 def still_stages(profile: Profile, split: Split, batch_size: int) -> Figure:
@@ -21,11 +18,6 @@ def still_stages(profile: Profile, split: Split, batch_size: int) -> Figure:
         split: where the stages begin.
         batch_size: samples in a micro-batch.
     """
-    stages = split.num_stages
-    height = row_inches(stages + min(stages, _ROOMY))
-    total = BOTTOM + height + 0.12 + 2 * TITLE_LINE
-    left = left_inches([f"stage {stages - 1}"])
-    figure = Figure(figsize=(WIDTH, total))
-    axes = figure.add_axes((left / WIDTH, BOTTOM / total, 1 - (left + _RIGHT) / WIDTH, height / total))
+    axes = stage_axes(split.num_stages, of_pyplot=False)
     plot_stages(profile, split, batch_size=batch_size, ax=axes)
-    return figure
+    return own_figure(axes)

@@ -17,6 +17,9 @@ from pipelab.widgets.assets import css, esm
 SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Steps a second that the menu offers."""
 
+SPEED, FASTEST = 2.0, 60.0
+"""Steps a second at first, and the most that a page can show."""
+
 _CHIPS = 8
 """The most micro-batches in flight that a row shows one by one."""
 
@@ -39,7 +42,7 @@ class StepPanel(anywidget.AnyWidget):
     step = T.Int(0).tag(sync=True)
     num_steps = T.Int(1).tag(sync=True)
     playing = T.Bool(False).tag(sync=True)
-    speed = T.Float(2.0).tag(sync=True)
+    speed = T.Float(SPEED).tag(sync=True)
     table = T.Dict().tag(sync=True)
     alert = T.Unicode("").tag(sync=True)
     _look = T.Dict(

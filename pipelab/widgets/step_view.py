@@ -14,7 +14,7 @@ from pipelab.core.quantities import as_seconds
 from pipelab.core.trace import Trace
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
-from pipelab.widgets.step_panel import StepPanel
+from pipelab.widgets.step_panel import FASTEST, SPEED, StepPanel
 from pipelab.widgets.timeline_still import still_timeline
 from pipelab.widgets.timeline_view import TimelineView
 from pipelab.widgets.traits import Explains, Refused
@@ -66,7 +66,7 @@ class StepView(Explains, Shown, W.VBox):
     step = T.Int(0)
     time = T.Float(0.0, read_only=True)
     playing = T.Bool(False)
-    speed = T.Float(2.0)
+    speed = T.Float(SPEED)
     message = T.Unicode("", read_only=True)
 
     _is_moving = True  # until all parts are there
@@ -220,8 +220,8 @@ class StepView(Explains, Shown, W.VBox):
     def _valid_speed(self, proposal: Mapping[str, Any]) -> float:
         speed = float(proposal["value"])
         with self._explained():
-            if not (math.isfinite(speed) and 0 < speed <= 60):
-                raise Refused(f"speed is {speed:g}; give steps a second, above 0 and at most 60.")
+            if not (math.isfinite(speed) and 0 < speed <= FASTEST):
+                raise Refused(f"speed is {speed:g}; give steps a second, above 0 and at most {FASTEST:g}.")
         return speed
 
     def _say(self, message: str) -> None:

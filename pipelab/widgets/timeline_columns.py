@@ -81,7 +81,7 @@ def pack(
         "lanes": [_form(lane) for lane in trace.lanes],
         "half": HALF,
         "colours": _COLOURS,
-        "legend": [[*entry] for n, entry in enumerate(LEGEND) if n in set(np.unique(shown.paint).tolist())],
+        "legend": legend_of(shown),
         "underlined": bool(shown.later.any()),
         "makespan": trace.makespan,
         "stop": max(shown.stop, 0.0 if predicted is None else predicted.makespan),
@@ -132,6 +132,11 @@ def overruns(trace: Trace, curves: Sequence[MemoryCurve], limit: float | None) -
         words = f"rank {curve.rank} holds more than {as_bytes(limit)} {what}"
         found.append(Overrun(curve.rank, time, row, words[0].upper() + words[1:]))
     return sorted(found, key=lambda one: (one.time, one.rank))
+
+
+def legend_of(shown: Scene) -> list[list[str]]:
+    """What the colours that occur mean."""
+    return [[*LEGEND[paint]] for paint in np.unique(shown.paint).tolist()]
 
 
 def plain(text: str) -> str:

@@ -11,16 +11,7 @@ from pipelab.core.quantities import as_seconds
 from pipelab.core.trace import Trace
 from pipelab.plots.artists import set_headline
 from pipelab.plots.critical_path import path_sentence
-from pipelab.plots.figure import (
-    BOTTOM,
-    MEMORY_RIGHT,
-    RIGHT,
-    TITLE_LINE,
-    WIDTH,
-    left_inches,
-    memory_inches,
-    row_inches,
-)
+from pipelab.plots.figure import new_axes, own_figure
 from pipelab.plots.headline import headline
 from pipelab.plots.memory import FULL
 from pipelab.plots.palette import INK
@@ -61,27 +52,18 @@ def still_timeline(
         lines.append(f"outlines: predicted, {as_seconds(predicted.makespan)}")
     over = overruns(trace, trace.memory(), memory_limit) if memory_limit is not None else []
     lines += [one.words for one in over[:1]]
-    axes = _axes(trace, len(lines), memory)
+    _, labels = rows_of(trace)
+    axes = new_axes(len(labels), labels, len(lines), memory_rows=memory * trace.num_ranks, of_pyplot=False)
     plot_timeline(trace, ax=axes, memory=memory, critical_path=critical_path)
     set_headline(axes, "\n".join(lines))
     if predicted is not None:
         _add_outlines(axes, trace, predicted)
     if moment >= 0:
         axes.axvline(moment, color=INK, linewidth=1.2, zorder=6)
-    figure = axes.figure
-    assert isinstance(figure, Figure)
+    figure = own_figure(axes)
     if memory and memory_limit is not None:
         _add_limit(figure.axes[-1], trace, memory_limit)
     return figure
-
-
-def _axes(trace: Trace, title_lines: int, memory: bool) -> Axes:
-    _, labels = rows_of(trace)
-    height = row_inches(len(labels)) + memory_inches(memory * trace.num_ranks)
-    total = BOTTOM + height + 0.12 + TITLE_LINE * title_lines
-    left, right = left_inches(labels), MEMORY_RIGHT if memory else RIGHT
-    figure = Figure(figsize=(WIDTH, total))
-    return figure.add_axes((left / WIDTH, BOTTOM / total, 1 - (left + right) / WIDTH, height / total))
 
 
 def _add_outlines(axes: Axes, trace: Trace, predicted: Trace) -> None:
