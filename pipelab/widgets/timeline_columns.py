@@ -26,7 +26,6 @@ from pipelab.plots.headline import describe_timeline, headline
 from pipelab.plots.memory import describe_memory
 from pipelab.plots.palette import INK, INKS, LEGEND, MEMORY, PAINTS, PATH
 from pipelab.plots.scene import HALF, Scene, rows_of, scene
-from pipelab.plots.wording import time_unit
 
 Columns = dict[str, NDArray[Any]]
 
@@ -91,7 +90,6 @@ def pack(
         "overrun": over[0].words if over else "",
         "predicted": predicted is not None,
     }
-    meta["unit"] = [*time_unit(meta["stop"])]
     meta["row_rank"], meta["own"] = _ranks(trace)
     if predicted is not None:
         columns |= _outlines(predicted, meta["row_rank"], meta["own"])

@@ -142,7 +142,7 @@ class TimelineView(Explains, Shown, anywidget.AnyWidget):
     def show(self, trace: Trace, *, predicted: Trace | None = None, remark: str = "") -> None:
         """Show another trace in place of the last one; one message to the front end.
 
-        What was selected stays selected, and a zoom stays, as long as the schedule is the same.
+        What was selected stays selected, and a zoom stays, as long as the schedule is the same and reaches that far.
 
         Args:
             trace: of any clock.
@@ -270,8 +270,18 @@ class TimelineView(Explains, Shown, anywidget.AnyWidget):
             if trace is not old and trace.schedule != old.schedule:
                 self.selected = -1
                 self.span = (0.0, 0.0)
+            self._stay_inside(max(meta["stop"], self.time_stop))
             self._columns, self._meta = columns, {**meta, "serial": self._serial}
             self._say("")
+
+    def _stay_inside(self, stop: float) -> None:
+        """A part of the axis, or a moment, that a shorter trace does not have is let go."""
+        if self.span[0] >= stop or self.span[1] - self.span[0] > stop:
+            self.span = (0.0, 0.0)
+        elif self.span[1] > stop:
+            self.span = (self.span[0] - (self.span[1] - stop), stop)
+        if self.moment > stop:
+            self.moment = -1.0
 
     def _asked(self, _: object, content: Mapping[str, Any], __: object) -> None:
         """Answer the front end. Causes are looked for only now, so that a slider's tick never waits for them."""

@@ -87,6 +87,27 @@ def test_a_trace_of_the_same_schedule_keeps_selection_and_zoom(view):
     assert (view.selected, view.span) == (5, (1.0, 2.0))
 
 
+def test_a_shorter_trace_of_the_same_schedule_lets_go_of_what_it_has_not(view):
+    short = pp.simulate(
+        view.trace.schedule, pp.Costs.uniform(4, forward=0.01, input_grad=0.01, weight_grad=0.01)
+    )
+    stop = view.trace.makespan
+    view.span, view.moment = (stop - 4, stop - 1), stop
+    view.trace = short
+    assert (view.span, view.moment) == ((0.0, 0.0), -1.0)
+    view.span, view.moment = (0.0, short.makespan), short.makespan
+    view.trace = pp.simulate(short.schedule, pp.Costs.uniform(4))
+    assert (view.span, view.moment) == ((0.0, short.makespan), short.makespan)  # a longer one has it all
+
+
+def test_a_zoom_at_the_end_stays_at_the_end_of_a_little_shorter_trace(view):
+    start, end = 0.9 * view.trace.start, 0.9 * view.trace.end
+    shorter = pp.Trace.from_times(view.trace.schedule, start, end, clock="virtual")
+    view.span = (view.trace.makespan - 4, view.trace.makespan)
+    view.trace = shorter
+    assert view.span == pytest.approx((shorter.makespan - 4, shorter.makespan))
+
+
 def test_a_prediction_of_another_schedule_is_refused(view):
     with pytest.raises(PipelabError, match="predicted is of another schedule than 1f1b"):
         view.predicted = simulated("gpipe")

@@ -16,6 +16,7 @@ export function loadColumns(view, meta) {
   const rows = (meta.rows || []).length;
   data.first = firstOfRows(data.row || new Int32Array(0), rows);
   data.reach = runningEnd(data);
+  data.shortest = shortestOf(data);
   data.boxOf = null;
   return data;
 }
@@ -37,6 +38,16 @@ function runningEnd(data) {
     }
   }
   return reach;
+}
+
+// What the shortest box takes that takes any time at all; Infinity where there is none.
+function shortestOf(data) {
+  let shortest = Infinity;
+  for (let i = 0; i < data.count; i++) {
+    const seconds = data.end[i] - data.start[i];
+    if (seconds > 0 && seconds < shortest) shortest = seconds;
+  }
+  return shortest;
 }
 
 // The first box that shows a row of the trace, or -1.
@@ -109,11 +120,9 @@ export function stripAt(y, area) {
 
 // ---- what part of the axis is shown
 
-// The closest that one may look: a box of average length as wide as a quarter of the picture, or a millionth of all.
+// The closest that one may look: a quarter of the shortest box, or a millionth of all.
 export function leastSpan(data, stop) {
-  const rows = Math.max(1, data.first.length - 1);
-  const perRow = Math.max(1, data.count / rows);
-  return Math.max(stop * 1e-6, (stop / perRow) * 0.25);
+  return Math.max(stop * 1e-6, isFinite(data.shortest) ? 0.25 * data.shortest : 0);
 }
 
 // (0, 0) stands for all; what does not fit is moved, not refused: views of other traces may be linked to this one.
@@ -292,6 +301,12 @@ export function stepEnvelope(time, value, from, to, shown, width) {
 }
 
 // ---- the time axis
+
+// The unit in which times up to so many seconds read well: its length in seconds, and its name. As plots.wording has it.
+export function timeUnit(seconds) {
+  const units = [[1, "s"], [1e-3, "ms"], [1e-6, "us"], [1e-9, "ns"]];
+  return units.find(([length]) => seconds >= length) || units[seconds > 0 ? 3 : 0];
+}
 
 // Round times to label, about `room` of them, and how many decimals they need in a unit of `unit` seconds.
 export function niceTicks(shown, room, unit) {

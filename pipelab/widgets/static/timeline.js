@@ -144,10 +144,10 @@ class TimelineScreen {
   // ---- drawing, once a frame
 
   look() {
-    const { data, meta, area, shown, theme, labels } = this;
+    const { data, meta, area, shown, stop, theme, labels } = this;
     const path = this.pathShown();
     const box = this.followed.box;
-    return { data, meta, area, shown, theme, labels, number: box >= 0 ? data.number[box] : -1, path: path ? path.rows : null };
+    return { data, meta, area, shown, stop, theme, labels, number: box >= 0 ? data.number[box] : -1, path: path ? path.rows : null };
   }
 
   refresh() {

@@ -1,5 +1,5 @@
 // What stands around the boxes: row labels, the time axis, and the strips of memory under it.
-import { clamp, labelEvery, niceTicks, stepEnvelope, timeToX } from "./geometry.js";
+import { clamp, labelEvery, niceTicks, stepEnvelope, timeToX, timeUnit } from "./geometry.js";
 import { FONT } from "./timeline_sheet.js";
 
 export function paintRowLabels(ctx, { area, theme, labels }) {
@@ -13,8 +13,8 @@ export function paintRowLabels(ctx, { area, theme, labels }) {
   }
 }
 
-export function paintAxis(ctx, { area, shown, meta, theme }) {
-  const [unit, unitName] = meta.unit;
+export function paintAxis(ctx, { area, shown, stop, theme }) {
+  const [unit, unitName] = timeUnit(stop); // of the axis, which several timelines may share
   ctx.font = `12px ${FONT}`;
   ctx.strokeStyle = theme.line;
   ctx.lineWidth = 1;

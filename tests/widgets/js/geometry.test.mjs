@@ -249,6 +249,17 @@ test("names given by people become one line, not endless, without control charac
   assert.equal(g.plainText("<b>$x$</b>"), "<b>$x$</b>");
 });
 
+test("one may look as close as a part of the shortest box, whatever the others take", () => {
+  const data = pack([[0, 0, 100, 0, {}], [0, 100, 100, 0, {}], [0, 100, 100.004, 0, {}]], 1);
+  assert.ok(g.leastSpan(data, 101) <= 0.004 && g.leastSpan(data, 101) > 0);
+  assert.deepEqual(g.shownOf([100, 100.004], 101, g.leastSpan(data, 101)), [100, 100.004]);
+  assert.ok(g.leastSpan(pack([], 1), 5) > 0);
+});
+
+test("an axis has a unit by its length, as plots.wording has it", () => {
+  assert.deepEqual([33, 0.0021, 2e-6, 0].map((stop) => g.timeUnit(stop)[1]), ["s", "ms", "us", "s"]);
+});
+
 test("a box says what it is, and what it runs together with", () => {
   const data = pack([[0, 0, 0.0123, 0, { of: 0, number: 3 }], [0, 0, 0.0123, 1, { of: 0, number: 1 }], [0, 0.0123, 0.02, 0, { number: 5 }]], 1);
   const meta = { kinds: ["F", "I", "W", "B", "U"], lanes: ["{action}", "the transfer of {action}"], row_rank: [0] };
