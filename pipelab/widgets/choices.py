@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anywidget
 import traitlets as T
 
 from pipelab.widgets.assets import css, esm
+
+NUMBERS = ("num_ranks", "num_microbatches", "stages_per_rank")
 
 
 class Choices(anywidget.AnyWidget):
@@ -28,6 +30,19 @@ class Choices(anywidget.AnyWidget):
     stages_per_rank = T.Int(1).tag(sync=True)
     _menu = T.List(T.Unicode()).tag(sync=True)
     _limits = T.Dict().tag(sync=True)
+
+    def on_typed(self, hear: Callable[[str, str], None]) -> None:
+        """Tell somebody of what is typed into a field and is no whole number: the name of the number, and the text."""
+
+        def asked(_: object, content: Mapping[str, Any], __: object) -> None:
+            if (
+                isinstance(content, Mapping)
+                and content.get("what") == "typed"
+                and content.get("name") in NUMBERS
+            ):
+                hear(content["name"], str(content.get("text", "")))
+
+        self.on_msg(asked)
 
     def show(self, menu: list[str], limits: Mapping[str, tuple[int, int]], **values: Any) -> None:
         """Show these values, in one message.

@@ -87,6 +87,11 @@ class Chooses(T.HasTraits):
         per_rank = max(1, self._setting.schedule.num_model_stages // self.num_ranks)
         self.choose(split=split, num_ranks=max(1, split.num_stages // per_rank))
 
+    def _refuse_typed(self, name: str, text: str) -> None:
+        """What was typed into the field of a number is none, or nothing."""
+        with self._explained():
+            raise PipelabError(f"{name} is {f'{text!r:.40}' if text else 'left empty'}; give a whole number.")
+
     def _adopt(self, setting: Setting) -> None:
         """Show another setting, also where an observer of the change raises."""
         setting.report  # noqa: B018 - whatever cannot be computed is refused before anything changes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelab.core.plan import Plan
 from pipelab.core.profile import Profile
 from pipelab.errors import PipelabError
+from pipelab.planning.batch import Batch
 from pipelab.widgets.recipe import Call
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class Sample:
             return cls(model, batch_size, None)
         _check_model(model, inputs, batch_size)
         size = batch_size_of(inputs, target, how["batch_dim"])
+        if num_microbatches is not None:
+            Batch(size, num_microbatches)  # refused before time is spent on measuring
         if profile is None:
-            profile = profile_of_microbatch(model, inputs, target, num_microbatches or 8, **how)
+            parts = 8 if num_microbatches is None else num_microbatches
+            profile = profile_of_microbatch(model, inputs, target, parts, **how)
         call = Call(target is not None, how["loss_fn"] is not None, how["reduction"], how["batch_dim"])
         return cls(profile, size, call)
 

@@ -70,9 +70,11 @@ class Setting:
         links: Links | None = None,
     ) -> Setting:
         """The setting to begin with; whatever is left out is chosen to suit the profile."""
-        batch_size = profile.batch_size if batch_size is None else batch_size
+        batch_size = profile.batch_size if batch_size is None else as_index("batch_size", batch_size)
         if batch_size < 1:
             raise PipelabError(f"batch_size is {batch_size}; a batch has at least one sample.")
+        if stages_per_rank is not None and as_index("stages_per_rank", stages_per_rank) < 1:
+            raise PipelabError(f"stages_per_rank is {stages_per_rank}; it must be at least 1.")
         layers = len(profile.layers)
         if not isinstance(devices, str | VirtualDevices):
             devices = tuple(str(device) for device in devices)
@@ -88,8 +90,12 @@ class Setting:
             "split": split,
         }
         if not isinstance(schedule, Schedule):  # one given as a table brings its own sizes
-            wishes["num_ranks"] = num_ranks or min(4, max(1, layers // (stages_per_rank or least)))
-            wishes["num_microbatches"] = num_microbatches or min(8, batch_size)
+            if num_ranks is None:
+                wishes["num_ranks"] = min(
+                    4, max(1, layers // (least if stages_per_rank is None else stages_per_rank))
+                )
+            if num_microbatches is None:
+                wishes["num_microbatches"] = min(8, batch_size)
         wishes = {key: wish for key, wish in wishes.items() if wish is not None}
         if schedule is None:
             return blank._shortest(wishes)
@@ -242,6 +248,7 @@ class Setting:
         is_same = wish == self.schedule.name and (ranks, microbatches, per_rank) == self._sizes
         if is_same and not is_searched(wish):
             return self.schedule, self.stages_per_rank
+        Batch(self.batch_size, microbatches)
         if all(isinstance(size, int) and size > 0 for size in (ranks, per_rank)):
             self._check_stages(wish, ranks, per_rank, ranks * per_rank)  # before time is spent on building it
         costs = self._costs_of(ranks * per_rank, microbatches, wishes) if is_searched(wish) else None

@@ -97,6 +97,17 @@ def test_choices_by_keys_and_by_typing_move_the_picture(notebook, tmp_path):
     typed.fill("16")
     typed.press("Enter")
     old = painted(notebook, old)
+    for text in ("1.5", ""):
+        typed.fill(text)
+        typed.press("Enter")
+        page.locator(ALERT, has_text="give a whole number").wait_for()
+        assert typed.input_value() == "16"
+        typed.fill("17")
+        typed.press("Enter")
+        page.locator(ALERT).wait_for(state="detached")
+        typed.fill("16")
+        typed.press("Enter")
+        page.wait_for_timeout(300)
     page.get_by_label("show", exact=True).focus()
     page.keyboard.press("ArrowDown")
     assert notebook.run("print(lab.view)") == "both"

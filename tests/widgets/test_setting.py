@@ -128,7 +128,7 @@ def test_a_table_by_hand_may_be_the_start(profile):
         ({"num_ranks": 0}, "num_ranks is 0"),
         ({"num_microbatches": 49}, "49 micro-batches are more than the 48 samples"),
         ({"num_microbatches": 0}, "num_microbatches is 0"),
-        ({"num_microbatches": 10**12}, "limit"),
+        ({"num_microbatches": 10**12}, "more than the 48 samples"),
         ({"schedule": "1f2b"}, "did you mean '1f1b'"),
         ({"stages_per_rank": 2}, "stages_per_rank"),
         ({"split": ["blocks.5"]}, "The split has 2 stages, but 1f1b on 4 ranks"),
@@ -221,3 +221,26 @@ def test_a_searched_schedule_is_not_searched_again_for_the_same_costs(setting, m
     searched = setting.changed(schedule="zb-auto")
     monkeypatch.setattr("pipelab.widgets.setting.build", None)
     assert searched.changed(split=searched.split).schedule is searched.schedule
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("num_ranks", 0, "num_ranks is 0"),
+        ("num_microbatches", 0, "num_microbatches is 0"),
+        ("stages_per_rank", 0, "stages_per_rank is 0"),
+        ("num_ranks", "2", "num_ranks must be an integer, not '2'"),
+        ("stages_per_rank", "2", "stages_per_rank must be an integer, not '2'"),
+        ("batch_size", "8", "batch_size must be an integer, not '8'"),
+        ("batch_size", 8.5, "batch_size must be an integer, not 8.5"),
+    ],
+)
+def test_what_is_given_to_begin_with_is_never_taken_for_left_out(profile, name, value, sentence):
+    with pytest.raises((pp.PipelabError, TypeError), match=sentence):
+        Setting.start(profile, **{"batch_size": 48, name: value})
+
+
+def test_more_micro_batches_than_samples_are_refused_before_anything_is_built(setting, monkeypatch):
+    monkeypatch.setattr("pipelab.widgets.setting.build", lambda *_: pytest.fail("was built"))
+    with pytest.raises(pp.PipelabError, match="more than the 48 samples"):
+        setting.changed(num_microbatches=1_000_000)

@@ -66,8 +66,10 @@ function choicesNumber(model, name, text, hint) {
     wish(Number(range.value));
   });
   typed.addEventListener("change", () => {
-    wish(Number(typed.value));
-    if (typed.value === "") show();
+    const text = typed.value;
+    if (text !== "" && Number.isInteger(Number(text))) return wish(Number(text));
+    model.send({ what: "typed", name, text }); // the kernel has the sentences
+    show();
   });
   return { element: group, show, of: [name, "_limits"] };
 }
