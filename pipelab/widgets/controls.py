@@ -38,12 +38,12 @@ class Controls:
 
     Args:
         wish: called with a name and a value when a person moves something: a choice of `Setting.changed`, or `view`,
-            `run`, `stop`, `pin`, `unpin`, `code`.
+            `run`, `stop`, `pin`, `unpin`, `code`; `typed` with the name of a number and a text that is none.
     """
 
     def __init__(self, setting: Setting, wish: Wish) -> None:
         self._wish = wish
-        self._shown_by: int | None = None
+        self._silence = threading.local()
         self.choices = Choices()
         self.editor = SplitEditor(setting.profile, split=setting.split, batch_size=_size(setting))
         self.run = _button("Run", "play", "", style="success")
@@ -118,22 +118,28 @@ class Controls:
     def _connect(self) -> None:
         for name in _SIZES:
             self.choices.observe(lambda change: self._moved(change.name, change.new), name)
+        self.choices.on_typed(lambda name, text: self._wish("typed", (name, text)))
         self.editor.observe(lambda change: self._moved("split", change.new), "split")
         self.view.observe(lambda change: self._moved("view", change.new), "value")
         for name in _BUTTONS:
             getattr(self, name).on_click(lambda _, name=name: self._wish(name, None))
 
     def _moved(self, name: str, value: Any) -> None:
-        if self._shown_by != threading.get_ident():  # a person may move something while another thread shows
+        if not self._depth:
             self._wish(name, value)
+
+    @property
+    def _depth(self) -> int:
+        """How many times over this thread is showing something; a person may move something meanwhile in another."""
+        return getattr(self._silence, "depth", 0)
 
     @contextmanager
     def _silent(self) -> Iterator[None]:
-        before, self._shown_by = self._shown_by, threading.get_ident()
+        self._silence.depth = self._depth + 1
         try:
             yield
         finally:
-            self._shown_by = before
+            self._silence.depth = self._depth - 1
 
 
 def _size(setting: Setting) -> int:

@@ -190,6 +190,7 @@ class Lab(Shown, Chooses, Runs, Pins, W.VBox):
             "unpin": self.unpin,
             "pinned": lambda: self._pin(value),
             "code": self._toggle_code,
+            "typed": lambda: self._refuse_typed(*value),
         }
         try:
             if name in moves:
@@ -269,7 +270,11 @@ class Lab(Shown, Chooses, Runs, Pins, W.VBox):
     def _show_controls(self) -> None:
         self._controls.show(self._setting, view=self.view, memory_limit=self.memory_limit)
         if self._controls.shows_code:
-            self._controls.show_code(self.code())
+            try:
+                code = self.code()
+            except Exception as error:  # all else can be shown
+                code = "".join(f"# {line}\n" for line in error_text(error).splitlines())
+            self._controls.show_code(code)
 
     def _say(self, message: str) -> None:
         with self._lock:

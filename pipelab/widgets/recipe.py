@@ -75,9 +75,14 @@ def _plan(setting: Setting) -> Iterable[str]:
 
 def _run(setting: Setting, call: Call | None) -> Iterable[str]:
     if call is None:
-        size = max(1, round(setting.microbatch_size))
         links = ", links=plan.links" if setting.links is not None else ""
-        yield f"costs = profile.costs(plan.split, batch_size={size}{links})"
+        size, larger = divmod(setting.batch_size, setting.num_microbatches)
+        if larger:  # what the Lab shows is for the mean of two sizes
+            yield "from pipelab.planning.batch import Batch"
+            batch = f"Batch({setting.batch_size}, {setting.num_microbatches})"
+            yield f"costs = {batch}.costs(profile, plan.split{links})"
+        else:
+            yield f"costs = profile.costs(plan.split, batch_size={size}{links})"
         yield "predicted = pp.simulate(plan.schedule, costs)"
         return
     data = "x, y" if call.has_target else "x"
@@ -88,11 +93,13 @@ def _run(setting: Setting, call: Call | None) -> Iterable[str]:
 
 
 def _searched_costs(costs: Costs) -> Costs:
-    """What a search looks at: seconds and links."""
-    return Costs(**{name: getattr(costs, name) for name in _COSTS}, links=costs.links)
+    """What a search looks at: seconds and links, and bytes where these take a time for each."""
+    held = costs.bytes if costs.links.has_bandwidth else None
+    return Costs(**{name: getattr(costs, name) for name in _COSTS}, bytes=held, links=costs.links)
 
 
 def _costs_code(costs: Costs) -> str:
     parts = [f"{name}={getattr(costs, name)!r}" for name in _COSTS if getattr(costs, name) is not None]
+    parts += [f"bytes=pp.{costs.bytes!r}"] if costs.bytes is not None else []
     parts += [f"links=pp.{costs.links!r}"] if costs.links != Costs.uniform(1).links else []
     return f"pp.Costs({', '.join(parts)})"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import ipywidgets as W
@@ -136,3 +137,24 @@ def test_every_button_has_a_name(desk):
     for widget in every(desk.controls.box):
         if isinstance(widget, W.Button):
             assert widget.description
+
+
+def test_threads_that_show_in_turns_leave_all_ears_open(desk):
+    """One begins while the other is at it and ends after it: what it found must not be what it leaves."""
+    steps = [threading.Event() for _ in range(2)]
+
+    def other() -> None:
+        with desk.controls._silent():
+            steps[0].set()
+            steps[1].wait(10)
+
+    thread = threading.Thread(target=other)
+    mine = desk.controls._silent()
+    mine.__enter__()
+    thread.start()
+    steps[0].wait(10)
+    mine.__exit__(None, None, None)
+    steps[1].set()
+    thread.join()
+    desk.controls.choices.num_ranks = 3
+    assert desk.wishes == [("num_ranks", 3)]

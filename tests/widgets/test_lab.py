@@ -138,7 +138,7 @@ def test_undoing_a_change_of_ranks_brings_the_ranks_back(lab):
     ("name", "value", "sentence"),
     [
         ("num_ranks", 99, "needs 99 stages, but the model has 12 layers"),
-        ("num_microbatches", 10**12, "limit"),
+        ("num_microbatches", 10**12, "more than the 48 samples"),
         ("num_microbatches", 49, "more than the 48 samples"),
         ("schedule", "1f2b", "did you mean '1f1b'"),
         ("split", ["blocks.1"], "The split has 2 stages"),
@@ -716,3 +716,33 @@ def test_a_wrong_type_held_back_is_rolled_back(lab, name, value):
         setattr(lab, name, value)
     assert isinstance(caught.value, traitlets.TraitError)
     assert getattr(lab, name) == before and name in lab._error.value
+
+
+@pytest.mark.parametrize("number", [0, 9, "3"])
+def test_micro_batches_that_cannot_be_are_refused_before_the_model_is_measured(number, monkeypatch):
+    monkeypatch.setattr(
+        "pipelab.widgets.sample.profile_of_microbatch", lambda *_, **__: pytest.fail("measured")
+    )
+    x, y = batch()
+    with pytest.raises((pp.PipelabError, TypeError), match="micro"):
+        pp.Lab(small_model(), x, y, loss_fn=nn.functional.mse_loss, num_microbatches=number)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("1.5", "num_ranks is '1.5'; give"), ("", "num_ranks is left empty; give")]
+)
+def test_what_is_typed_and_is_no_whole_number_is_explained(lab, text, said):
+    for name in ("num_ranks", "__class__"):
+        lab._controls.choices._handle_custom_msg({"what": "typed", "name": name, "text": text}, [])
+    assert said in lab.message and lab.num_ranks == 4
+
+
+def test_code_that_cannot_be_written_keeps_nothing_else_from_being_shown(lab, monkeypatch):
+    def broken(*_):
+        raise pp.PipelabError("no code\nfor this")
+
+    lab._controls.code.click()
+    monkeypatch.setattr("pipelab.widgets.lab.recipe", broken)
+    lab.num_microbatches = 7
+    assert lab._controls.code_box.code == "# no code\n# for this\n"
+    assert "uneven" in lab._status.value and lab._controls.choices.num_microbatches == 7

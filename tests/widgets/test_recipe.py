@@ -51,6 +51,22 @@ def test_devices_links_and_cuts_are_part_of_it(choices):
     assert made["predicted"].schedule == setting.predicted.schedule
 
 
+def test_a_search_that_counts_bytes_is_made_again_with_them():
+    links = pp.Links(1e-4, 1e9)
+    setting = Setting.start(profile_of(12), batch_size=48, schedule="zb-auto", num_ranks=3, links=links)
+    made = evaluated(recipe(setting, None), profile=setting.profile)
+    assert made["plan"] == setting.plan
+    assert made["predicted"].start == pytest.approx(setting.predicted.start)
+
+
+@pytest.mark.parametrize("links", [None, pp.Links(1e-4, 1e9)])
+@pytest.mark.parametrize("number", [5, 7, 31])
+def test_uneven_micro_batches_are_predicted_as_the_lab_does(number, links):
+    setting = Setting.start(profile_of(12), batch_size=48, num_ranks=4, num_microbatches=number, links=links)
+    made = evaluated(recipe(setting, None), profile=setting.profile)
+    assert made["predicted"].makespan == setting.predicted.makespan
+
+
 def test_a_table_by_hand_is_written_out():
     mine = pp.schedule("1f1b", num_ranks=2, num_microbatches=2).swap("0F1", "0B0")
     setting = SETTING.changed(schedule=mine)
