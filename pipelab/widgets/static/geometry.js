@@ -118,6 +118,16 @@ export function stripAt(y, area) {
   return area.strips && strip >= 0 && strip < area.strips ? strip : -1;
 }
 
+// Where words `high` pixels high go that explain some rows: beside the row under the pointer and its neighbours, on the
+// side that covers fewer of the others; under the picture where either side covers some.
+export function tipTop(area, y, row, rows, high) {
+  const below = Math.max(y + 18, area.top + (row + 2) * area.row + 2);
+  const above = Math.min(y - 8, area.top + (row - 1) * area.row - 2) - high;
+  const places = [below, above].filter((top) => top >= 0 && top + high <= area.height);
+  const covered = (top) => rows.filter((r) => top < area.top + (r + 1) * area.row && top + high > area.top + r * area.row).length;
+  return [...places, area.height + 2].reduce((best, top) => (covered(top) < covered(best) ? top : best));
+}
+
 // ---- what part of the axis is shown
 
 // The closest that one may look: a quarter of the shortest box, or a millionth of all.

@@ -1,5 +1,5 @@
 // What the pointer is on: an action names itself at once, a gap asks the kernel why, memory tells what is held.
-import { asBytes, asSeconds, describeBox, gapAt, heldAt, stripAt } from "./geometry.js";
+import { asBytes, asSeconds, describeBox, gapAt, heldAt, stripAt, tipTop } from "./geometry.js";
 import { hideTip, showTip } from "./timeline_parts.js";
 
 export const ASK_AFTER = 60; // ms of rest before the kernel is asked: a hand on its way asks nothing
@@ -75,7 +75,12 @@ export class TimelineHover {
     this.screen.refreshOver();
   }
 
+  // What is explained stays in sight: the row under the pointer, and those of the chain.
   tip(lines) {
-    showTip(this.screen.parts, lines, this.pointer.x, this.pointer.y);
+    const { area, data } = this.screen;
+    const { x, y, row } = this.pointer;
+    const at = row >= 0 ? row : (y - area.top) / area.row; // over the memory: as if its strip were a row
+    const rows = [...new Set(this.chain.map((box) => data.row[box]))];
+    showTip(this.screen.parts, lines, x, (high) => tipTop(area, y, at, rows, high));
   }
 }

@@ -82,7 +82,7 @@ function paintDenseRows(sheet, look, rows) {
   const { data, meta, area, shown } = look;
   const width = Math.max(1, Math.round(area.plot * sheet.ratio));
   const strip = sheet.pixels(width, rows.length);
-  const colours = faintPaints(look).map(rgbOf); // those of the selected micro-batch are drawn over them
+  const colours = faintPaints(look, thinPaints(look)).map(rgbOf); // those of the selected micro-batch are drawn over them
   const covered = new Float32Array(colours.length * width);
   rows.forEach(({ from, to }, line) => {
     covered.fill(0);
@@ -99,9 +99,20 @@ function paintDenseRows(sheet, look, rows) {
 }
 
 // The paints of what is not selected; all are as ever while nothing is.
-function faintPaints({ meta, theme, number }) {
-  const { paints } = meta.colours;
+function faintPaints({ meta, theme, number }, paints = meta.colours.paints) {
   return number >= 0 ? paints.map((paint) => fainter(paint, theme.paper, FAINT)) : paints;
+}
+
+// The paints of what is too thin for an edge: on dark paper the darkest would vanish, so it is lighter.
+function thinPaints({ meta, theme }) {
+  const { paints } = meta.colours;
+  const dark = theme.isDark ? darkest(paints) : -1;
+  return paints.map((paint, n) => (n === dark ? fainter(paint, "255 255 255", 0.6) : paint));
+}
+
+// What tells the darkest boxes from dark paper.
+function edgeOf(isFaint) {
+  return `rgba(255, 255, 255, ${isFaint ? 0.25 : 0.6})`;
 }
 
 function mixLine(pixels, at, covered, colours, width) {
@@ -141,11 +152,13 @@ function paintBoxes(sheet, look, rows) {
   const { data, meta, area, theme, number } = look;
   const ctx = sheet.ctx;
   const faint = faintPaints(look);
+  const thin = faintPaints(look, thinPaints(look));
   const dark = theme.isDark ? darkest(meta.colours.paints) : -1;
   // One colour after the other: to change it costs more than to look at a box again.
   for (let paint = 0; paint < meta.colours.paints.length; paint++) {
+    ctx.strokeStyle = edgeOf(number >= 0);
     ctx.fillStyle = faint[paint];
-    ctx.strokeStyle = `rgba(255, 255, 255, ${number >= 0 ? 0.25 : 0.6})`;
+    let wasThin = false;
     ctx.lineWidth = 1;
     for (const { from, to } of rows) {
       for (let i = from; i < to; i++) {
@@ -154,9 +167,12 @@ function paintBoxes(sheet, look, rows) {
         const left = Math.max(x, area.left - 4);
         const right = Math.min(x + wide, area.left + area.plot + 4);
         const gap = wide > NARROW ? 0.5 : 0;
+        const isThin = wide <= 2 * NARROW;
+        if (isThin !== wasThin) ctx.fillStyle = (isThin ? thin : faint)[paint];
+        wasThin = isThin;
         // Nothing that ran is left out: what takes no time is a line of half a pixel.
         ctx.fillRect(left + gap, y, Math.max(0.5, right - left - 2 * gap), high);
-        if (paint === dark && wide > 2 * NARROW && high > 4) {
+        if (paint === dark && !isThin && high > 4) {
           ctx.strokeRect(left + 1, y + 0.5, right - left - 2, high - 1);
         }
       }
@@ -171,61 +187,73 @@ function darkest(paints) {
 
 // The boxes of the selected micro-batch, over the others; they are few.
 function paintFollowed(ctx, look, rows) {
-  const { data, meta, number } = look;
+  const { data, meta, number, theme } = look;
+  const { paints } = meta.colours;
+  const thin = thinPaints(look);
+  const dark = theme.isDark ? darkest(paints) : -1;
+  ctx.strokeStyle = edgeOf(false);
+  ctx.lineWidth = 1;
   for (const { from, to } of rows) {
     for (let i = from; i < to; i++) {
       if (data.number[i] !== number) continue;
       const [x, y, wide, high] = rectOf(i, look);
       const gap = wide > NARROW ? 0.5 : 0;
-      ctx.fillStyle = meta.colours.paints[data.paint[i]];
+      ctx.fillStyle = (wide > 2 * NARROW ? paints : thin)[data.paint[i]];
       ctx.fillRect(x + gap, y, Math.max(1, wide - 2 * gap), high);
+      if (data.paint[i] === dark && wide > 2 * NARROW && high > 4) ctx.strokeRect(x + 1, y + 0.5, wide - 2, high - 1);
     }
   }
 }
 
 const SMALL = 9; // pixels: numbers in boxes that share their row with others
+const LEAST = 7; // pixels: numbers that are still read
+const AROUND = 2; // pixels that a number leaves free in its box
 
+// One size for the numbers of a row, so that 9 and 10 are seen in boxes as wide.
 function paintNumbers(ctx, look, rows) {
-  const size = clamp(Math.round(look.area.row * 0.46), 8, 13);
   ctx.textAlign = "center";
   ctx.textBaseline = "middle";
-  const left = numbersOf(ctx, look, rows, size, null);
-  if (size > SMALL && left.length) numbersOf(ctx, look, [], SMALL, left);
-}
-
-// Numbers of one size where they fit; returns the boxes that are too low for it but not for a smaller one.
-function numbersOf(ctx, look, rows, size, boxes) {
-  const lower = [];
-  ctx.font = `${size}px ${FONT}`;
-  const digit = ctx.measureText("0").width;
-  const state = { ink: "" };
-  for (const box of boxes || []) paintNumber(ctx, look, box, size, digit, state);
-  for (const { from, to } of rows) {
-    for (let i = from; i < to; i++) {
-      if (!paintNumber(ctx, look, i, size, digit, state)) lower.push(i);
-    }
+  ctx.font = `100px ${FONT}`;
+  const digit = ctx.measureText("0").width / 100; // of a digit, for each pixel of the font
+  const state = { ink: "", size: 0 };
+  for (const row of rows) {
+    const size = numberSize(look, row, digit);
+    for (let i = row.from; i < row.to; i++) paintNumber(ctx, look, i, size, digit, state);
   }
-  return lower;
 }
 
-// Returns whether the box was high enough.
-function paintNumber(ctx, look, box, size, digit, state) {
+// The largest size at which every number of a row fits that fits at all.
+function numberSize(look, { from, to }, digit) {
+  const { data, area, shown } = look;
+  const perSecond = area.plot / (shown[1] - shown[0]);
+  let size = clamp(Math.round(area.row * 0.46), 8, 13);
+  for (let i = from; i < to; i++) {
+    if (data.start[i] < shown[0] || data.end[i] > shown[1]) continue; // what is cut off does not make others small
+    const fits = ((data.end[i] - data.start[i]) * perSecond - AROUND) / (digit * String(data.number[i]).length);
+    if (fits >= LEAST && fits < size) size = fits;
+  }
+  return Math.floor(2 * size) / 2;
+}
+
+function paintNumber(ctx, look, box, most, digit, state) {
   const { data, meta, area, theme, number } = look;
   const [x, y, wide, high] = rectOf(box, look);
   const half = data.bottom[box] - data.top[box] < 1.5 * meta.half;
-  if (high < size + (half ? 0 : 1)) return high < SMALL;
+  const room = high - (half ? 0 : 1);
+  const size = room < most ? Math.min(most, SMALL) : most;
+  if (room < size) return;
   const text = String(data.number[box]);
   const from = Math.max(x, area.left);
   const to = Math.min(x + wide, area.left + area.plot);
-  const needed = digit * text.length;
-  if (to - from < needed + 3) return true;
+  const needed = digit * size * text.length;
+  if (to - from < needed + AROUND) return;
+  if (size !== state.size) ctx.font = `${(state.size = size)}px ${FONT}`;
   const others = number >= 0 && data.number[box] !== number;
   const ink = others ? theme.soft : meta.colours.inks[data.paint[box]];
   if (ink !== state.ink) state.ink = ctx.fillStyle = ink;
   const middle = (from + to) / 2;
   ctx.fillText(text, middle, y + high / 2 + 0.5);
   if (data.later[box] && high >= size + 3) ctx.fillRect(middle - needed / 2, y + high / 2 + size / 2, needed, 1);
-  return true;
 }
 
 // What was predicted, as frames as high as the row; what happened lies in them, a little lower.

@@ -101,17 +101,15 @@ function legendEntry(name, paint) {
   return entry;
 }
 
-// Words beside the pointer, kept inside the picture: a name or "", and what there is to say.
-export function showTip(parts, [name, words], x, y) {
+// Words beside the pointer: a name or "", and what there is to say. `topOf` tells from their height where they go.
+export function showTip(parts, [name, words], x, topOf) {
   const { tip, stage } = parts;
   tip.replaceChildren(partElement("div", "pl-tip-name", name), partElement("div", "", unbroken(words)));
   tip.style.visibility = "visible";
   tip.style.maxWidth = `${Math.min(440, Math.max(160, stage.clientWidth - 16))}px`;
   const right = stage.clientWidth - tip.offsetWidth - 4;
   tip.style.left = `${Math.max(0, Math.min(x + 14, right))}px`;
-  // Below the pointer; above it where it would leave the picture.
-  const below = y + 18;
-  tip.style.top = `${below + tip.offsetHeight > stage.clientHeight && y - tip.offsetHeight - 8 >= 0 ? y - tip.offsetHeight - 8 : below}px`;
+  tip.style.top = `${topOf(tip.offsetHeight)}px`;
 }
 
 export function hideTip(parts) {

@@ -260,6 +260,18 @@ test("an axis has a unit by its length, as plots.wording has it", () => {
   assert.deepEqual([33, 0.0021, 2e-6, 0].map((stop) => g.timeUnit(stop)[1]), ["s", "ms", "us", "s"]);
 });
 
+test("words go where they cover none of the rows that they explain", () => {
+  const area = { top: 6, row: 28, height: 270 }; // eight rows
+  const middle = (row) => 6 + (row + 0.5) * 28;
+  const free = (top, high, rows) => rows.every((r) => top >= 6 + (r + 1) * 28 || top + high <= 6 + r * 28);
+  const around = (row) => [row - 1, row, row + 1];
+  for (const [row, chain] of [[3, []], [1, [2, 3]], [4, [5, 6, 7]], [6, [5, 4]], [0, [0, 1, 2, 3, 4, 5, 6, 7]], [7, [6, 5, 4, 3, 2, 1, 0]]]) {
+    const top = g.tipTop(area, middle(row), row, chain, 44);
+    assert.ok(free(top, 44, [...chain, ...around(row)]), `${row}: ${top}`);
+  }
+  assert.ok(g.tipTop(area, middle(1), 1, [0, 1], 44) > middle(2)); // below the pointer, where nothing speaks against it
+});
+
 test("a box says what it is, and what it runs together with", () => {
   const data = pack([[0, 0, 0.0123, 0, { of: 0, number: 3 }], [0, 0, 0.0123, 1, { of: 0, number: 1 }], [0, 0.0123, 0.02, 0, { number: 5 }]], 1);
   const meta = { kinds: ["F", "I", "W", "B", "U"], lanes: ["{action}", "the transfer of {action}"], row_rank: [0] };
