@@ -33,7 +33,7 @@ class CompareTable(anywidget.AnyWidget):
         remove: called with the number of a row when a person presses its button.
     """
 
-    _esm = esm("keys.js", "compare.js")
+    _esm = esm("element.js", "keys.js", "compare.js")
     _css = css("base.css", "compare.css")
 
     table = T.Dict().tag(sync=True)

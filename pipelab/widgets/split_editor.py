@@ -32,7 +32,18 @@ from pipelab.widgets.traits import Explains, check_limit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DOINGS = ("equal_time", "equal_count", "equal_parameters", "undo", "redo")
+_PRESETS = (
+    ("equal_time", "Equal time", "Move the borders to where the slowest stage is fastest"),
+    ("equal_count", "Equal count", "Give all stages as many layers"),
+    (
+        "equal_parameters",
+        "Equal parameters",
+        "Move the borders to where the stage with the most parameters has as few as can be",
+    ),
+)
+"""Methods that a button calls, with its label and what it says it does."""
+
+_DOINGS = (*(name for name, _, _ in _PRESETS), "undo", "redo")
 _MOST_STAGES_AT_FIRST = 4
 
 _SAME = object()
@@ -84,7 +95,9 @@ class SplitEditor(Explains, Shown, anywidget.AnyWidget):
         >>> editor.close()
     """
 
-    _esm = esm("geometry.js", "split_geometry.js", "shown.js", "split_parts.js", "split.js")
+    _esm = esm(
+        "geometry.js", "split_geometry.js", "shown.js", "element.js", "keys.js", "split_parts.js", "split.js"
+    )
     _css = css("base.css", "split.css")
 
     _names: T.List[str] = T.List().tag(sync=True)
@@ -128,7 +141,7 @@ class SplitEditor(Explains, Shown, anywidget.AnyWidget):
         self._given_says = ""
         self._is_going = False  # back or forth in what was
         self._is_quiet = True  # until all is there
-        super().__init__(_look={"time": TIME_LEGEND, "bytes": BYTES_LEGEND})
+        super().__init__(_look={"time": TIME_LEGEND, "bytes": BYTES_LEGEND, "presets": _PRESETS})
         self.set_trait("profile", profile)
         self.batch_size, self.by, self.memory_limit, self.split = size, by, memory_limit, split
         self._is_quiet = False

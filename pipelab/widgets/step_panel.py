@@ -36,7 +36,7 @@ class StepPanel(anywidget.AnyWidget):
         alert: a refusal or an error; "" when all is well.
     """
 
-    _esm = esm("keys.js", "step.js")
+    _esm = esm("element.js", "keys.js", "step.js")
     _css = css("base.css", "step.css")
 
     step = T.Int(0).tag(sync=True)

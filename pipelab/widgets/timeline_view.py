@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SCRIPTS = (
     "geometry.js",
     "shown.js",
+    "element.js",
     "keys.js",
     "timeline_sheet.js",
     "timeline_axis.js",

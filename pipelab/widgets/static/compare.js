@@ -1,20 +1,13 @@
+import { makeElement } from "./element.js";
 import { keepKeys } from "./keys.js";
 
 // The numbers of several runs, each with its difference to the first, and what the colours of their timelines mean.
 
-function compareElement(tag, className, attributes = {}, text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.textContent = text;
-  return element;
-}
-
 function compareLegend(entries) {
-  const legend = compareElement("div", "pl-compare-legend", { role: "note", "aria-label": "Colours" });
+  const legend = makeElement("div", "pl-compare-legend", { role: "note", "aria-label": "Colours" });
   for (const [name, colour] of [...entries, ["idle", null]]) {
-    const entry = compareElement("span", "pl-compare-colour");
-    const swatch = compareElement("span", colour ? "pl-compare-swatch" : "pl-compare-swatch pl-compare-idle");
+    const entry = makeElement("span", "pl-compare-colour");
+    const swatch = makeElement("span", colour ? "pl-compare-swatch" : "pl-compare-swatch pl-compare-idle");
     if (colour) swatch.style.background = colour;
     entry.append(swatch, name);
     legend.append(entry);
@@ -23,55 +16,55 @@ function compareLegend(entries) {
 }
 
 function compareHead({ runs, columns, removable }) {
-  const row = compareElement("tr", "");
-  row.append(compareElement("th", "pl-compare-name", { scope: "col" }, runs));
-  for (const name of columns) row.append(compareElement("th", "pl-compare-number", { scope: "col", colspan: "2" }, name));
-  if (removable) row.append(compareElement("td", ""));
-  const head = compareElement("thead", "");
+  const row = makeElement("tr", "");
+  row.append(makeElement("th", "pl-compare-name", { scope: "col" }, runs));
+  for (const name of columns) row.append(makeElement("th", "pl-compare-number", { scope: "col", colspan: "2" }, name));
+  if (removable) row.append(makeElement("td", ""));
+  const head = makeElement("thead", "");
   head.append(row);
   return head;
 }
 
 function compareName(row, number) {
-  const cell = compareElement("th", "pl-compare-name", { scope: "row" });
-  const name = compareElement("span", "pl-compare-label", { title: row.title }, `${number + 1}. ${row.name}`);
+  const cell = makeElement("th", "pl-compare-name", { scope: "row" });
+  const name = makeElement("span", "pl-compare-label", { title: row.title }, `${number + 1}. ${row.name}`);
   cell.append(name);
-  if (row.clock) cell.append(compareElement("span", "pl-compare-about", {}, row.clock));
+  if (row.clock) cell.append(makeElement("span", "pl-compare-about", {}, row.clock));
   return cell;
 }
 
 function compareNumber({ text, change, best }, remark) {
-  const value = compareElement("td", "pl-compare-number pl-compare-value", {}, text || "unknown");
+  const value = makeElement("td", "pl-compare-number pl-compare-value", {}, text || "unknown");
   if (!text) value.classList.add("pl-compare-unknown");
-  const beside = compareElement("td", "pl-compare-number pl-compare-change", {}, change || (text && remark ? "first" : ""));
+  const beside = makeElement("td", "pl-compare-number pl-compare-change", {}, change || (text && remark ? "first" : ""));
   if (!change && remark) beside.title = remark;
-  if (best) beside.append(" ", compareElement("span", "pl-compare-best", {}, "best"));
+  if (best) beside.append(" ", makeElement("span", "pl-compare-best", {}, "best"));
   return [value, beside];
 }
 
 function compareRemove(model, row, number) {
   const label = `Remove ${row.name}`;
-  const button = compareElement("button", "pl-button", { type: "button", "aria-label": label, title: label }, "×");
+  const button = makeElement("button", "pl-button", { type: "button", "aria-label": label, title: label }, "×");
   button.addEventListener("click", () => model.send({ what: "remove", row: number }));
-  const cell = compareElement("td", "pl-compare-remove");
+  const cell = makeElement("td", "pl-compare-remove");
   cell.append(button);
   return cell;
 }
 
 function compareRender({ model, el }) {
   el.classList.add("pipelab", "pl-compare");
-  const alert = compareElement("div", "pl-alert", { role: "alert" });
-  const frame = compareElement("div", "pl-compare-frame");
+  const alert = makeElement("div", "pl-alert", { role: "alert" });
+  const frame = makeElement("div", "pl-compare-frame");
   el.append(alert, frame);
   el.addEventListener("keydown", keepKeys);
 
   function show() {
     const { rows, legend, removable, note } = model.get("table");
-    const table = compareElement("table", "pl-compare-table");
-    table.append(compareElement("caption", "pl-aloud", {}, note || "Runs compared with the first"), compareHead(model.get("table")));
-    const body = compareElement("tbody", "");
+    const table = makeElement("table", "pl-compare-table");
+    table.append(makeElement("caption", "pl-aloud", {}, note || "Runs compared with the first"), compareHead(model.get("table")));
+    const body = makeElement("tbody", "");
     rows.forEach((row, number) => {
-      const line = compareElement("tr", "");
+      const line = makeElement("tr", "");
       line.append(compareName(row, number), ...row.cells.flatMap((cell) => compareNumber(cell, row.remark)));
       if (removable) line.append(compareRemove(model, row, number));
       body.append(line);
@@ -79,7 +72,7 @@ function compareRender({ model, el }) {
     table.append(body);
     const focused = [...frame.querySelectorAll("button")].indexOf(document.activeElement);
     frame.replaceChildren(compareLegend(legend), table);
-    if (note) frame.append(compareElement("p", "pl-compare-note", {}, note));
+    if (note) frame.append(makeElement("p", "pl-compare-note", {}, note));
     // Whoever removes by keyboard stays in the table.
     if (focused >= 0) [...frame.querySelectorAll("button")].slice(0, focused + 1).pop()?.focus();
   }

@@ -14,7 +14,7 @@ const PAINT_SHADES = [100, 45]; // percent: weights and activations share a colo
 class SplitScreen {
   constructor(model, el) {
     this.model = model;
-    this.parts = makeSplitParts({
+    this.parts = makeSplitParts(model.get("_look").presets, {
       preset: (name) => this.ask({ what: name }),
       undo: () => this.ask({ what: "undo" }),
       redo: () => this.ask({ what: "redo" }),

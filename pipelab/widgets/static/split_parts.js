@@ -1,76 +1,60 @@
 // The parts of the split editor: what is made once. Names of layers are only ever set as text.
+import { makeElement } from "./element.js";
 import { plainText } from "./geometry.js";
-
-const SPLIT_PRESETS = [
-  ["equal_time", "Equal time", "Move the borders to where the slowest stage is fastest"],
-  ["equal_count", "Equal count", "Give all stages as many layers"],
-  ["equal_parameters", "Equal parameters", "Move the borders to where the stage with the most parameters has as few as can be"],
-];
+import { keepKeys } from "./keys.js";
 
 const LETTER = 6; // pixels; where letters are wider, the style sheet cuts the end off
 
-function splitElement(tag, className, text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  return element;
-}
-
-// Keys pressed here are ours, not commands of the notebook. JupyterLab asks the element that has the focus, and its
-// parents only where the shortcut's selector has not matched before.
-function keepKeys(element) {
-  element.dataset.lmSuppressShortcuts = "true";
-  return element;
-}
-
 function splitButton(label, title, action) {
-  const button = splitElement("button", "pl-button", label);
+  const button = makeElement("button", "pl-button", {}, label);
   button.type = "button";
   button.title = title;
   button.addEventListener("click", action);
-  return keepKeys(button);
+  return button;
 }
 
-// Everything, in reading order. `actions`: preset(name), undo(), redo(), by(name).
-export function makeSplitParts(actions) {
-  const root = splitElement("div", "pipelab pl-split");
+// Everything, in reading order. `named`: the presets with their labels and titles; `actions`: preset(name), undo(), redo(),
+// by(name).
+export function makeSplitParts(named, actions) {
+  const root = makeElement("div", "pipelab pl-split");
+  root.addEventListener("keydown", keepKeys);
   root.setAttribute("role", "group");
-  const headline = splitElement("div", "pl-headline");
+  const headline = makeElement("div", "pl-headline");
   headline.setAttribute("role", "status");
-  const tools = splitElement("div", "pl-tools");
+  const tools = makeElement("div", "pl-tools");
   tools.setAttribute("role", "toolbar");
   tools.setAttribute("aria-label", "split");
-  const presets = SPLIT_PRESETS.map(([name, label, title]) => splitButton(label, title, () => actions.preset(name)));
+  const presets = named.map(([name, label, title]) => splitButton(label, title, () => actions.preset(name)));
   const undo = splitButton("Undo", "Take the last move back (Ctrl+Z)", actions.undo);
   const redo = splitButton("Redo", "Make the move again (Ctrl+Shift+Z)", actions.redo);
   const time = splitButton("Time", "Bars as wide as their layers take long", () => actions.by("time"));
   const bytes = splitButton("Bytes", "Bars as wide as their layers take memory", () => actions.by("bytes"));
-  const sized = splitElement("span", "pl-split-group");
+  const sized = makeElement("span", "pl-split-group");
   sized.setAttribute("role", "group");
   sized.setAttribute("aria-label", "width of the bars");
-  sized.append(splitElement("span", "pl-split-label", "width:"), time, bytes);
-  const moved = splitElement("span", "pl-split-group");
+  sized.append(makeElement("span", "pl-split-label", {}, "width:"), time, bytes);
+  const moved = makeElement("span", "pl-split-group");
   moved.append(undo, redo);
-  const preset = splitElement("span", "pl-split-group");
+  const preset = makeElement("span", "pl-split-group");
   preset.append(...presets);
   tools.append(preset, moved, sized);
-  const head = splitElement("div", "pl-split-head");
+  const head = makeElement("div", "pl-split-head");
   head.append(headline, tools);
-  const track = splitElement("div", "pl-split-track");
-  const bands = splitElement("div", "pl-split-bands");
-  const bars = splitElement("div", "pl-split-bars");
-  const names = splitElement("div", "pl-split-names");
+  const track = makeElement("div", "pl-split-track");
+  const bands = makeElement("div", "pl-split-bands");
+  const bars = makeElement("div", "pl-split-bars");
+  const names = makeElement("div", "pl-split-names");
   bands.setAttribute("role", "list");
   bands.setAttribute("aria-label", "stages");
   for (const part of [bars, names]) part.setAttribute("aria-hidden", "true"); // stages and sliders say it
-  const borders = splitElement("div", "pl-split-borders");
+  const borders = makeElement("div", "pl-split-borders");
   track.append(bands, bars, names, borders);
-  const status = splitElement("div", "pl-split-status");
-  const memory = splitElement("div", "pl-split-memory");
-  const legend = splitElement("div", "pl-split-legend");
-  const alert = splitElement("div", "pl-alert");
+  const status = makeElement("div", "pl-split-status");
+  const memory = makeElement("div", "pl-split-memory");
+  const legend = makeElement("div", "pl-split-legend");
+  const alert = makeElement("div", "pl-alert");
   alert.setAttribute("role", "alert");
-  const foot = splitElement("div", "pl-split-foot");
+  const foot = makeElement("div", "pl-split-foot");
   foot.append(legend, memory);
   root.append(head, track, status, foot, alert);
   return { root, headline, presets, undo, redo, time, bytes, track, bands, bars, names, borders, status, memory, legend, alert };
@@ -81,7 +65,7 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
   const bars = [];
   const labels = [];
   names.forEach((name, layer) => {
-    const bar = splitElement("div", "pl-split-bar");
+    const bar = makeElement("div", "pl-split-bar");
     const width = edges[layer + 1] - edges[layer];
     bar.style.left = `${100 * edges[layer]}%`;
     bar.style.width = `${100 * width}%`;
@@ -98,7 +82,7 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
     bars.push(bar);
     if (width * room < 26) return; // not even a few letters
     // The middle is left out, as what tells layers apart mostly stands at the end.
-    const label = splitElement("div", "pl-split-name", plainText(name, Math.floor((width * room - 4) / LETTER)));
+    const label = makeElement("div", "pl-split-name", {}, plainText(name, Math.floor((width * room - 4) / LETTER)));
     label.style.left = bar.style.left;
     label.style.width = bar.style.width;
     label.title = bar.title;
@@ -111,10 +95,10 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
 export function fillSplitLegend(parts, entries, paints) {
   parts.legend.replaceChildren(
     ...entries.map(([name], n) => {
-      const entry = splitElement("span", "pl-split-entry");
-      const swatch = splitElement("span", "pl-split-swatch");
+      const entry = makeElement("span", "pl-split-entry");
+      const swatch = makeElement("span", "pl-split-swatch");
       swatch.style.background = paints[n];
-      entry.append(swatch, splitElement("span", "", name));
+      entry.append(swatch, makeElement("span", "", {}, name));
       return entry;
     }),
   );
@@ -125,9 +109,9 @@ export function fitSplitParts(parts, stages, makeBorder) {
   const { bands, borders } = parts;
   while (bands.children.length > stages) bands.lastChild.remove();
   while (bands.children.length < stages) {
-    const band = splitElement("div", "pl-split-band");
+    const band = makeElement("div", "pl-split-band");
     band.setAttribute("role", "listitem");
-    band.append(...["mark", "stage", "seconds", "bytes"].map((name) => splitElement("span", `pl-split-${name}`)));
+    band.append(...["mark", "stage", "seconds", "bytes"].map((name) => makeElement("span", `pl-split-${name}`)));
     bands.append(band);
   }
   while (borders.children.length > stages - 1) borders.lastChild.remove();
@@ -135,11 +119,11 @@ export function fitSplitParts(parts, stages, makeBorder) {
 }
 
 export function makeSplitBorder(number) {
-  const border = splitElement("div", "pl-split-border");
+  const border = makeElement("div", "pl-split-border");
   border.setAttribute("role", "slider");
   border.setAttribute("aria-orientation", "horizontal");
   border.tabIndex = 0;
   border.dataset.border = String(number);
-  border.append(splitElement("span", "pl-split-grip"));
-  return keepKeys(border);
+  border.append(makeElement("span", "pl-split-grip"));
+  return border;
 }

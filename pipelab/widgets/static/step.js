@@ -1,16 +1,9 @@
+import { makeElement } from "./element.js";
 import { keepKeys } from "./keys.js";
 
 // What moves a step by hand or by itself, the sentence about what changed, and a row for each rank.
 
 const STEP_PATIENCE = 2000; // ms: after that an answer is not waited for any more
-
-function stepElement(tag, className, attributes = {}, text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.textContent = text;
-  return element;
-}
 
 // ---- the player
 
@@ -107,15 +100,15 @@ function stepSign(name) {
 }
 
 function stepButton(label, sign, action) {
-  const button = stepElement("button", "pl-button", { type: "button", "aria-label": label, title: label });
+  const button = makeElement("button", "pl-button", { type: "button", "aria-label": label, title: label });
   button.append(stepSign(sign));
   button.addEventListener("click", action);
   return button;
 }
 
 function stepSpeed(model) {
-  const label = stepElement("label", "pl-step-speed", {}, "speed ");
-  const menu = stepElement("select", "pl-step-menu", { title: "Steps a second" });
+  const label = makeElement("label", "pl-step-speed", {}, "speed ");
+  const menu = makeElement("select", "pl-step-menu", { title: "Steps a second" });
   label.append(menu);
   menu.addEventListener("change", () => {
     model.set("speed", Number(menu.value));
@@ -131,9 +124,9 @@ function stepSpeed(model) {
 }
 
 function stepControls(model, player) {
-  const row = stepElement("div", "pl-step-controls", { role: "group", "aria-label": "Step through the moments" });
-  const slider = stepElement("input", "pl-step-slider", { type: "range", min: "0", step: "1", "aria-label": "step" });
-  const where = stepElement("span", "pl-step-where", { "aria-hidden": "true" });
+  const row = makeElement("div", "pl-step-controls", { role: "group", "aria-label": "Step through the moments" });
+  const slider = makeElement("input", "pl-step-slider", { type: "range", min: "0", step: "1", "aria-label": "step" });
+  const where = makeElement("span", "pl-step-where", { "aria-hidden": "true" });
   const play = stepButton("Play", "play", player.toggle);
   play.classList.add("pl-step-play");
   const speed = stepSpeed(model);
@@ -180,32 +173,32 @@ const STEP_COLUMNS = [
 const STEP_VERBS = { runs: "runs", waits: "waits for", done: "done" };
 
 function stepChip(chip, does, look) {
-  const element = stepElement("span", `pl-step-chip pl-step-chip-${does}`, { title: chip.name }, chip.name);
+  const element = makeElement("span", `pl-step-chip pl-step-chip-${does}`, { title: chip.name }, chip.name);
   element.style.setProperty("--pl-step-paint", look.paints[chip.paint]);
   if (does === "runs") element.style.color = look.inks[chip.paint];
   return element;
 }
 
 function stepRank(rank, look) {
-  const row = stepElement("tr", "");
+  const row = makeElement("tr", "");
   const cells = Object.fromEntries(
-    STEP_COLUMNS.map(([key]) => [key, stepElement(key === "rank" ? "th" : "td", `pl-step-${key}`)]),
+    STEP_COLUMNS.map(([key]) => [key, makeElement(key === "rank" ? "th" : "td", `pl-step-${key}`)]),
   );
   cells.rank.setAttribute("scope", "row");
   cells.rank.textContent = `rank ${rank}`;
-  const verb = stepElement("span", "pl-step-verb");
-  const chips = stepElement("span", "pl-step-chips");
-  const when = stepElement("span", "pl-step-when");
-  const line = stepElement("div", "pl-step-line");
+  const verb = makeElement("span", "pl-step-verb");
+  const chips = makeElement("span", "pl-step-chips");
+  const when = makeElement("span", "pl-step-when");
+  const line = makeElement("div", "pl-step-line");
   line.append(verb, chips);
   cells.now.append(line, when);
-  const words = stepElement("div", "pl-step-words");
+  const words = makeElement("div", "pl-step-words");
   cells.why.append(words);
-  const bar = stepElement("div", "pl-step-bar", { "aria-hidden": "true" });
-  const fill = stepElement("div", "pl-step-fill");
+  const bar = makeElement("div", "pl-step-bar", { "aria-hidden": "true" });
+  const fill = makeElement("div", "pl-step-fill");
   fill.style.background = look.memory;
   bar.append(fill);
-  const kept = stepElement("span", "pl-step-kept");
+  const kept = makeElement("span", "pl-step-kept");
   cells.keeps.append(kept, bar);
   row.append(...Object.values(cells));
 
@@ -217,7 +210,7 @@ function stepRank(rank, look) {
     when.textContent = state.when;
     words.textContent = state.words;
     words.title = state.sentence; // a long chain of reasons is cut off after two lines
-    const labels = state.flying.names.map((name) => stepElement("span", name === "…" ? "" : "pl-step-flight", {}, name));
+    const labels = state.flying.names.map((name) => makeElement("span", name === "…" ? "" : "pl-step-flight", {}, name));
     cells.flying.replaceChildren(...labels);
     cells.flying.title = `${state.flying.count} in flight`;
     kept.textContent = state.kept;
@@ -228,15 +221,15 @@ function stepRank(rank, look) {
 }
 
 function stepTable(model) {
-  const frame = stepElement("div", "pl-step-frame");
-  const table = stepElement("table", "pl-step-table", { "aria-label": "What each rank does" });
-  const head = stepElement("tr", "");
+  const frame = makeElement("div", "pl-step-frame");
+  const table = makeElement("table", "pl-step-table", { "aria-label": "What each rank does" });
+  const head = makeElement("tr", "");
   head.append(
-    ...STEP_COLUMNS.map(([key, name]) => stepElement("th", `pl-step-${key}`, { scope: "col" }, name)),
+    ...STEP_COLUMNS.map(([key, name]) => makeElement("th", `pl-step-${key}`, { scope: "col" }, name)),
   );
-  const top = stepElement("thead", "");
+  const top = makeElement("thead", "");
   top.append(head);
-  const body = stepElement("tbody", "");
+  const body = makeElement("tbody", "");
   table.append(top, body);
   frame.append(table);
   let ranks = [];
@@ -260,8 +253,8 @@ function stepTable(model) {
 function stepRender(model, el, player) {
   el.classList.add("pipelab", "pl-step");
   const controls = stepControls(model, player);
-  const sentence = stepElement("p", "pl-step-sentence", { role: "status", "aria-live": "polite" });
-  const alert = stepElement("div", "pl-alert", { role: "alert" });
+  const sentence = makeElement("p", "pl-step-sentence", { role: "status", "aria-live": "polite" });
+  const alert = makeElement("div", "pl-alert", { role: "alert" });
   const table = stepTable(model);
   el.append(controls.row, alert, sentence, table.frame);
   el.addEventListener("keydown", keepKeys);

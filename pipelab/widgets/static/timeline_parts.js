@@ -1,15 +1,9 @@
 // The parts of a timeline besides its canvas: title, buttons, legend, what is said. Text is only ever set as text.
+import { makeElement } from "./element.js";
 import { keepKeys } from "./keys.js";
 
-function partElement(tag, className, text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  return element;
-}
-
 function partButton(label, title, action, pressed) {
-  const button = partElement("button", "pl-button", label);
+  const button = makeElement("button", "pl-button", {}, label);
   button.type = "button";
   button.title = title;
   if (pressed !== undefined) button.setAttribute("aria-pressed", String(pressed));
@@ -20,10 +14,10 @@ function partButton(label, title, action, pressed) {
 
 // Everything around the canvas, in reading order. `actions` is what the buttons do.
 export function makeParts(actions) {
-  const root = partElement("div", "pipelab pl-timeline");
+  const root = makeElement("div", "pipelab pl-timeline");
   root.addEventListener("keydown", keepKeys); // JupyterLab's m would make a heading of the cell
-  const title = partElement("div", "pl-title");
-  const tools = partElement("div", "pl-tools");
+  const title = makeElement("div", "pl-title");
+  const tools = makeElement("div", "pl-tools");
   tools.setAttribute("role", "toolbar");
   tools.setAttribute("aria-label", "timeline");
   const path = partButton("Critical path", "Mark the actions that make the step as long as it is (c)", actions.path, false);
@@ -35,25 +29,25 @@ export function makeParts(actions) {
     path,
     memory,
   );
-  const head = partElement("div", "pl-head");
+  const head = makeElement("div", "pl-head");
   head.append(title, tools);
-  const stage = partElement("div", "pl-stage");
-  const canvas = partElement("canvas", "pl-canvas");
+  const stage = makeElement("div", "pl-stage");
+  const canvas = makeElement("canvas", "pl-canvas");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-description", HINT);
-  const over = partElement("canvas", "pl-over");
+  const over = makeElement("canvas", "pl-over");
   over.setAttribute("aria-hidden", "true");
-  const tip = partElement("div", "pl-tip");
+  const tip = makeElement("div", "pl-tip");
   tip.setAttribute("aria-hidden", "true"); // the same words are read from the status line by those who use keys
   stage.append(canvas, over, tip);
-  const alert = partElement("div", "pl-alert");
+  const alert = makeElement("div", "pl-alert");
   alert.setAttribute("role", "alert");
-  const status = partElement("div", "pl-status");
+  const status = makeElement("div", "pl-status");
   status.setAttribute("role", "status");
   status.setAttribute("aria-live", "polite");
-  const hint = partElement("div", "pl-hint");
-  const legend = partElement("div", "pl-legend");
+  const hint = makeElement("div", "pl-hint");
+  const legend = makeElement("div", "pl-legend");
   root.append(head, stage, legend, status, hint, alert);
   return { root, title, path, memory, stage, canvas, over, tip, alert, status, hint, legend };
 }
@@ -63,8 +57,8 @@ export const HINT =
   "arrows move, Enter selects, Escape lets go, 0 shows all, c critical path, m memory.";
 
 export function fillTitle(parts, lines, warning) {
-  const title = lines.map((line, n) => partElement("div", n ? "pl-subtitle" : "pl-headline", unbroken(line)));
-  if (warning) title.push(partElement("div", "pl-overrun", `\u25bc ${unbroken(warning)}`));
+  const title = lines.map((line, n) => makeElement("div", n ? "pl-subtitle" : "pl-headline", {}, unbroken(line)));
+  if (warning) title.push(makeElement("div", "pl-overrun", {}, `\u25bc ${unbroken(warning)}`));
   parts.title.replaceChildren(...title);
 }
 
@@ -91,9 +85,9 @@ export function fillLegend(parts, meta, { path }) {
 }
 
 function legendEntry(name, paint) {
-  const entry = partElement("span", "pl-legend-entry");
+  const entry = makeElement("span", "pl-legend-entry");
   if (paint) {
-    const swatch = partElement("span", "pl-swatch");
+    const swatch = makeElement("span", "pl-swatch");
     paint(swatch);
     entry.append(swatch);
   }
@@ -104,7 +98,7 @@ function legendEntry(name, paint) {
 // Words beside the pointer: a name or "", and what there is to say. `topOf` tells from their height where they go.
 export function showTip(parts, [name, words], x, topOf) {
   const { tip, stage } = parts;
-  tip.replaceChildren(partElement("div", "pl-tip-name", name), partElement("div", "", unbroken(words)));
+  tip.replaceChildren(makeElement("div", "pl-tip-name", {}, name), makeElement("div", "", {}, unbroken(words)));
   tip.style.visibility = "visible";
   tip.style.maxWidth = `${Math.min(440, Math.max(160, stage.clientWidth - 16))}px`;
   const right = stage.clientWidth - tip.offsetWidth - 4;
