@@ -7,8 +7,14 @@ fifty Labs behind, of which one can be seen.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
+
+import ipywidgets as W
+
+from pipelab.widgets.closing import close_with_parts
 
 
 @dataclass
@@ -47,27 +53,81 @@ class Places:
         self._cells[cell].shown.append(weakref.ref(widget))
         if before is None or before.run == run:
             return []
-        visible = {id(ref()) for one in self._cells.values() for ref in one.shown}
+        visible = {id(part) for one in self._visible() for part in _with_children(one)}
         gone = {id(old): old for ref in before.shown if (old := ref()) is not None}
         return [old for key, old in gone.items() if key not in visible]
+
+    def _visible(self) -> list[Any]:
+        """What cells show now."""
+        found = [ref() for one in self._cells.values() for ref in one.shown]
+        return [widget for widget in found if widget is not None]
 
 
 _places = Places()
 
 
 def close_replaced(widget: Any) -> None:
-    """Close what this widget has replaced in its cell, unless a variable of the notebook holds it.
+    """Close what this widget has replaced in its cell, unless the notebook can still get at it.
 
-    Outside a notebook nothing is replaced.
+    It can where a variable holds it, or an attribute or an item of what a variable holds, or an item of such an
+    attribute: `lab`, `labs[0]`, `labs["mine"]`, `page.lab`, `page.labs[0]`. What is further in is taken for lost;
+    what IPython keeps by itself, such as `_` and `Out`, does not count. Of a box that has gone, what is in it is
+    looked at in the same way. Outside a notebook nothing is replaced.
     """
     from IPython import get_ipython
 
     shell = get_ipython()
     if shell is None:
         return
-    for old in _places.show(widget, _cell_of(shell), shell.execution_count):
-        if not any(value is old for name, value in shell.user_ns.items() if not name.startswith("_")):
-            old.close()
+    gone = _places.show(widget, _cell_of(shell), shell.execution_count)
+    if not gone:
+        return
+    kept = {id(one) for one in _held(shell.user_ns)}
+    kept |= {id(part) for one in _places._visible() for part in _with_children(one)}
+    for old in gone:
+        _close(old, kept)
+
+
+def _close(widget: Any, kept: set[int]) -> None:
+    """Close a widget, unless it is to be kept, and of a mere box also what is in it."""
+    if id(widget) in kept:
+        return
+    if hasattr(widget, "_stills"):  # ours: its parts are its own
+        widget.close()
+        return
+    children = getattr(widget, "children", ())
+    widget.children = ()
+    for child in children:
+        _close(child, kept)
+    close_with_parts(widget)
+
+
+def _with_children(widget: Any) -> Iterator[Any]:
+    yield widget
+    for child in getattr(widget, "children", ()) if isinstance(widget, W.Widget) else ():
+        yield from _with_children(child)
+
+
+def _held(names: dict[str, Any]) -> Iterator[Any]:
+    """What the variables of a notebook hold, and what is in that."""
+    for name, value in names.items():
+        if name.startswith("_") or name in ("In", "Out") or isinstance(value, ModuleType):
+            continue
+        yield from _with_children(value)
+        for inner in _inside(value):
+            yield inner
+            yield from _items(inner)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    own = getattr(value, "__dict__", None)
+    return [*_items(value), *(own.values() if isinstance(own, dict) else ())]
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else ()
 
 
 def _cell_of(shell: Any) -> str:

@@ -159,13 +159,20 @@ def _publish(stills: list[Bundle], live: dict[str, Any]) -> None:
 
 
 def _display_box(box: W.Box) -> None:
-    """Show a box of ipywidgets' with the pictures of what it holds above it."""
-    if isinstance(box, Shown):
-        return box._ipython_display_()
+    """Show a box of ipywidgets' with the pictures of what it holds above it; a class with a way of its own keeps it."""
+    own = getattr(box, "_ipython_display_", None)  # ours have one too
+    if own is not None:
+        own()
+        return
     parts = parts_shown(box)
     if not parts:
         raise NotImplementedError  # IPython then shows it as ever
-    _publish([still for part in parts for still in part._stills()], box._repr_mimebundle_())
+    bundle = box._repr_mimebundle_()
+    live = bundle[0] if isinstance(bundle, tuple) else bundle
+    _publish(
+        [still for part in parts for still in part._stills()], {**live, "text/plain": ""} if live else {}
+    )
+    close_replaced(box)
 
 
 def _register() -> None:

@@ -56,6 +56,19 @@ def test_a_saved_lab_is_small_and_its_picture_outlives_the_kernel(open_notebook,
     shoot(notebook, "lab-reopened", tmp_path)
 
 
+def test_of_two_equal_widgets_in_one_box_no_picture_stays(open_notebook):
+    box = SMALL.replace("\nlab\n", "") + (
+        "\nimport ipywidgets as W; box = W.VBox([pp.TimelineView(lab.predicted) for _ in range(2)]); box"
+    )
+    notebook = open_notebook([box])
+    painted(notebook)
+    assert notebook.page.locator(".jp-RenderedImage img").count() == 2
+    hidden = "() => [...document.querySelectorAll('.jp-RenderedImage img')].every(i => !i.offsetParent)"
+    notebook.page.wait_for_function(hidden)
+    notebook.run("for view in box.children: view.close()")
+    notebook.page.wait_for_function(hidden.replace("!i", "i"))
+
+
 @pytest.mark.parametrize(
     ("template", "picture"), [("lab", "img >> nth=1"), ("classic", "img[alt^='Timeline of 1f1b']")]
 )

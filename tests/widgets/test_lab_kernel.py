@@ -84,6 +84,7 @@ gc.collect(); print(len(widget._instances), len(plt.get_fignums()), threading.ac
     [
         "lab = make(); lab.view = 'both'; lab.pin(); lab",  # what it replaces is closed
         "make()",
+        "import ipywidgets as W; W.VBox([W.Label('mine'), make()])",
         "lab = make(); lab.num_microbatches = 4; lab.close()",
     ],
 )

@@ -89,6 +89,7 @@ def test_a_box_shows_the_pictures_of_all_it_holds_in_order(notebook):
     outputs = notebook(W.VBox([one, W.HBox([W.Label("x"), two]), W.Tab([three])]))
     assert [data["text/plain"] for data, _ in outputs[:3]] == [part.text for part in (one, two, three)]
     assert LIVE in outputs[3][0] and len(outputs) == 4
+    assert outputs[3][0]["text/plain"] == ""  # the pictures say it, also where nothing is alive
     assert [part._static_tail for part in (one, two, three)] == [tail(data) for data, _ in outputs[:3]]
 
 
@@ -97,6 +98,23 @@ def test_a_box_that_is_a_widget_of_ours_shows_one_picture_which_its_first_part_h
     outputs = notebook(Several([W.HBox([one]), two]))
     assert len(outputs) == 2 and outputs[0][0]["text/plain"] == "several"
     assert (one._static_tail, two._static_tail) == (tail(outputs[0][0]), "")
+
+
+def test_a_box_that_shows_itself_in_a_way_of_its_own_keeps_it(notebook):
+    class Mine(W.VBox):
+        def _ipython_display_(self, **_):
+            display({"text/plain": "in my own way"}, raw=True)
+
+    assert notebook(Mine([One(3)])) == [({"text/plain": "in my own way"}, {})]
+
+
+def test_a_box_that_a_cell_shows_anew_takes_the_place_of_the_last(notebook):
+    shell, boxes = InteractiveShell.instance(), [W.VBox([One(3)]) for _ in range(2)]
+    for number, box in enumerate(boxes):
+        shell.execution_count = number + 1
+        notebook(box)
+    assert [box.comm is None for box in boxes] == [True, False]
+    assert boxes[0].children == ()
 
 
 def test_other_boxes_are_shown_as_ever(notebook):

@@ -2,11 +2,14 @@
 // the live widget. Where the live one is at work the picture would only say the same thing twice.
 
 const SHOWN_AREA = ".jp-OutputArea-child";
+const SHOWN_FREED = "pipelab-picture-freed";
 
 function shownPicture(el, tails) {
-  // The nearest output above whose picture ends as one of ours does. Ends, since the start of every PNG is alike.
+  // The nearest output above whose picture ends as one of ours does. Ends, since the start of every PNG is alike. What
+  // is hidden already has a view of its own: two equal widgets have two equal pictures.
   let child = el.closest(SHOWN_AREA);
   while ((child = child?.previousElementSibling ?? null)) {
+    if (child.style.display === "none") continue;
     for (const image of child.querySelectorAll("img")) {
       const source = image.src.replace(/\s|%0A/g, ""); // notebooks break lines in base64
       if (tails.some((tail) => source.endsWith(tail))) return child;
@@ -31,12 +34,17 @@ export function hideStatic(el, model) {
   const observer = new ResizeObserver(hide);
   observer.observe(el);
   model.on("change:_static_tail", hide);
+  document.addEventListener(SHOWN_FREED, hide); // this view may be drawn before the one that it replaces has gone
   hide();
   return () => {
     ended = true;
     observer.disconnect();
     model.off("change:_static_tail", hide);
-    if (hidden) hidden.style.display = "";
+    document.removeEventListener(SHOWN_FREED, hide);
+    if (hidden) {
+      hidden.style.display = "";
+      document.dispatchEvent(new Event(SHOWN_FREED));
+    }
     hidden = null;
   };
 }
