@@ -191,6 +191,9 @@ class SplitScreen {
       "aria-disabled": least === most,
     };
     for (const [name, value] of Object.entries(said)) border.setAttribute(name, String(value));
+    const flag = border.lastElementChild; // seen while the border is at hand
+    flag.textContent = `stage ${number + 1} begins at ${plainText(names[cut])}`;
+    flag.classList.toggle("pl-split-left", edges[cut] > 0.5);
     border.title = `${said["aria-valuetext"]}\nDrag, or use the arrow keys`;
   }
 

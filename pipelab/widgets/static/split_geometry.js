@@ -2,6 +2,8 @@
 
 export const LEAST_BAR = 4; // pixels: what takes no time can still be seen, and a border put beside it
 
+export const THIN_BAR = 6; // pixels: an edge would hide its colours
+
 const SPLIT_ROWS = 5; // F, I, W, weights with gradients, activations
 
 // The five columns of float32 as the kernel packs them, one number a layer.
@@ -93,6 +95,26 @@ export function splitQueued(queue, wish) {
   const last = queue[queue.length - 1];
   const same = last && last.what === "move" && wish.what === "move" && last.hand === wish.hand;
   return same ? [...queue.slice(0, -1), wish] : [...queue, wish];
+}
+
+// A layer's name in so many letters: leading parts go first, then what does not tell layers apart; "" where nothing does.
+export function splitName(name, letters) {
+  if (name.length <= letters) return name;
+  const parts = name.split(".");
+  for (let n = 1; n < parts.length; n++) {
+    const tail = parts.slice(n).join(".");
+    if (tail.length + 1 <= letters) return `\u2026${tail}`;
+  }
+  const last = parts[parts.length - 1];
+  const [number] = last.match(/\d+$/) || [""];
+  if (number) return number.length + 1 <= letters ? `\u2026${number}` : number.length <= letters ? number : "";
+  return letters >= 3 ? `${last.slice(0, letters - 1)}\u2026` : "";
+}
+
+// Which bars stand out too little to be seen without a tick: few among many that can.
+export function splitTicks(edges, room) {
+  const thin = edges.slice(1).map((edge, n) => n).filter((n) => (edges[n + 1] - edges[n]) * room < THIN_BAR);
+  return thin.length * 2 <= edges.length ? thin : [];
 }
 
 // How much fits in a stage's band: lines with words, short lines, a number with the time on its side, nothing.

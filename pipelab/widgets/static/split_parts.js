@@ -2,6 +2,7 @@
 import { makeElement } from "./element.js";
 import { plainText } from "./geometry.js";
 import { keepKeys } from "./keys.js";
+import { THIN_BAR, splitName, splitTicks } from "./split_geometry.js";
 
 const LETTER = 6; // pixels; where letters are wider, the style sheet cuts the end off
 
@@ -69,7 +70,7 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
     const width = edges[layer + 1] - edges[layer];
     bar.style.left = `${100 * edges[layer]}%`;
     bar.style.width = `${100 * width}%`;
-    if (width * room < 6) bar.classList.add("pl-split-thin"); // an edge would hide its colours
+    if (width * room < THIN_BAR) bar.classList.add("pl-split-thin");
     bar.title = describe(layer);
     let from = 0;
     const stops = columns.map((column, n) => {
@@ -80,14 +81,19 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
     });
     if (sizes[layer] > 0) bar.style.backgroundImage = `linear-gradient(to bottom, ${stops.join(", ")})`;
     bars.push(bar);
-    if (width * room < 26) return; // not even a few letters
-    // The middle is left out, as what tells layers apart mostly stands at the end.
-    const label = makeElement("div", "pl-split-name", {}, plainText(name, Math.floor((width * room - 4) / LETTER)));
+    const said = splitName(plainText(name, 200), Math.floor((width * room - 2) / LETTER));
+    if (!said) return;
+    const label = makeElement("div", "pl-split-name", {}, said);
     label.style.left = bar.style.left;
     label.style.width = bar.style.width;
     label.title = bar.title;
     labels.push(label);
   });
+  for (const layer of splitTicks(edges, room)) {
+    const tick = makeElement("div", "pl-split-tick");
+    tick.style.left = `${50 * (edges[layer] + edges[layer + 1])}%`;
+    labels.push(tick);
+  }
   parts.bars.replaceChildren(...bars);
   parts.names.replaceChildren(...labels);
 }
@@ -124,6 +130,6 @@ export function makeSplitBorder(number) {
   border.setAttribute("aria-orientation", "horizontal");
   border.tabIndex = 0;
   border.dataset.border = String(number);
-  border.append(makeElement("span", "pl-split-grip"));
+  border.append(makeElement("span", "pl-split-grip"), makeElement("span", "pl-split-flag"));
   return border;
 }

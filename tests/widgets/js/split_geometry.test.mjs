@@ -79,6 +79,26 @@ test("keys move as those of a slider do, no further than the limits", () => {
   assert.equal(g.splitKey("toString", 10, [2, 30]), null);
 });
 
+test("a short name keeps what tells layers apart, with one ellipsis", () => {
+  const said = (name, letters) => g.splitName(name, letters);
+  assert.equal(said("blocks.4", 8), "blocks.4");
+  assert.deepEqual([3, 2, 1].map((letters) => said("blocks.4", letters)), ["\u20264", "\u20264", "4"]);
+  assert.deepEqual([3, 2, 1].map((letters) => said("blocks.10", letters)), ["\u202610", "10", ""]);
+  assert.equal(said("transformer.blocks.4.attn", 9), "\u20264.attn");
+  assert.equal(said("embedding", 5), "embe\u2026");
+  assert.equal(said("embedding", 2), "");
+  for (let letters = 0; letters < 20; letters++) {
+    const name = said("a.long.one.12", letters);
+    assert.ok(name.length <= letters && name.split("\u2026").length <= 2);
+  }
+});
+
+test("a few thin bars get ticks, many none", () => {
+  assert.deepEqual(g.splitTicks([0, 0.5, 0.501, 1], 900), [1]);
+  assert.deepEqual(g.splitTicks([0, 0.5, 1], 900), []);
+  assert.deepEqual(g.splitTicks(Array.from({ length: 401 }, (_, n) => n / 400), 900), []);
+});
+
 test("stages are the runs of layers between borders", () => {
   assert.deepEqual(g.splitStages([2, 5], 7), [[0, 2], [2, 5], [5, 7]]);
   assert.deepEqual(g.splitStages([], 7), [[0, 7]]);
