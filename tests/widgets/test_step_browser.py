@@ -75,7 +75,7 @@ def test_keys_buttons_and_code_step(notebook, tmp_path):
 
 def test_it_plays_at_its_speed_and_pauses(notebook):
     page = notebook.page
-    page.locator(".pl-step-menu").select_option("8 a second")
+    page.locator(".pl-select").select_option("8 a second")
     page.get_by_role("button", name="Play", exact=True).click()
     assert page.locator(SENTENCE).get_attribute("aria-live") == "off"  # too fast to be read aloud
     at(notebook, 4)

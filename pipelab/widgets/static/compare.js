@@ -6,8 +6,8 @@ import { keepKeys } from "./keys.js";
 function compareLegend(entries) {
   const legend = makeElement("div", "pl-compare-legend", { role: "note", "aria-label": "Colours" });
   for (const [name, colour] of [...entries, ["idle", null]]) {
-    const entry = makeElement("span", "pl-compare-colour");
-    const swatch = makeElement("span", colour ? "pl-compare-swatch" : "pl-compare-swatch pl-compare-idle");
+    const entry = makeElement("span", "pl-legend-entry");
+    const swatch = makeElement("span", colour ? "pl-swatch" : "pl-swatch pl-swatch-idle");
     if (colour) swatch.style.background = colour;
     entry.append(swatch, name);
     legend.append(entry);

@@ -101,8 +101,8 @@ export function fillSplitBars(parts, { names, edges, columns, sizes, paints, roo
 export function fillSplitLegend(parts, entries, paints) {
   parts.legend.replaceChildren(
     ...entries.map(([name], n) => {
-      const entry = makeElement("span", "pl-split-entry");
-      const swatch = makeElement("span", "pl-split-swatch");
+      const entry = makeElement("span", "pl-legend-entry pl-split-entry");
+      const swatch = makeElement("span", "pl-swatch");
       swatch.style.background = paints[n];
       entry.append(swatch, makeElement("span", "", {}, name));
       return entry;

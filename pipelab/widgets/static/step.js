@@ -108,7 +108,7 @@ function stepButton(label, sign, action) {
 
 function stepSpeed(model) {
   const label = makeElement("label", "pl-step-speed", {}, "speed ");
-  const menu = makeElement("select", "pl-step-menu", { title: "Steps a second" });
+  const menu = makeElement("select", "pl-select", { title: "Steps a second" });
   label.append(menu);
   menu.addEventListener("change", () => {
     model.set("speed", Number(menu.value));
