@@ -31,6 +31,7 @@ from pipelab.widgets.runner import SECONDS_TO_STOP
 from pipelab.widgets.runs import Runs
 from pipelab.widgets.setting import CHOICES, Setting
 from pipelab.widgets.shown import Bundle, Shown
+from pipelab.widgets.standing import progress
 from pipelab.widgets.traits import Refused, check_limit, check_setting
 
 if TYPE_CHECKING:
@@ -167,9 +168,8 @@ class Lab(Shown, Chooses, Runs, Pins, W.VBox):
     def _build(
         self, setting: Setting, measurement: Callable[[Plan], Measurement] | None, **showing: Any
     ) -> None:
-        self._setting = setting
+        self._setting = self._first = setting
         self._lock = threading.RLock()  # a run ends in its own thread while a slider moves in another
-        self._hint = ""
         self._error = W.HTML()
         self._status = W.HTML()
         self._controls = Controls(setting, self._wished)
@@ -264,8 +264,13 @@ class Lab(Shown, Chooses, Runs, Pins, W.VBox):
                 self._gallery.show(shown, **options)
             finally:
                 self._show_controls()
-                lines = [*self._setting.notes, self._hint, *shown.hints]
-                self._status.value = paragraphs(filter(None, lines))
+                self._show_standing()
+
+    def _show_standing(self) -> None:
+        """The lines below the controls."""
+        of_run = self._lines_of_run(self._exhibited().hints)
+        lines = [progress(self._setting, self._first), *self._setting.notes, *of_run]
+        self._status.value = paragraphs(filter(None, lines))
 
     def _show_controls(self) -> None:
         self._controls.show(self._setting, view=self.view, memory_limit=self.memory_limit)
@@ -303,6 +308,12 @@ class Lab(Shown, Chooses, Runs, Pins, W.VBox):
         return (
             f"<Lab: {setting.schedule.name}, {setting.num_ranks} ranks, {setting.num_microbatches} micro-batches, "
             f"predicted {as_seconds(setting.predicted.makespan)}, {outcome}>"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "A Lab cannot be pickled: it is live widgets and a model. Keep what it is set to, with "
+            "lab.plan.save(path), lab.profile.save(path) and lab.code(), and make another from these."
         )
 
     def close(self) -> None:

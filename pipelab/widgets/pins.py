@@ -37,6 +37,7 @@ class Pins(T.HasTraits):
     measured: Any
     measured_plan: Any
     _explained: Callable[[], AbstractContextManager[None]]
+    _check_open: Callable[[], None]
 
     def pin(self) -> Trace:
         """Keep this plan below, to compare others with it: its prediction, and its measurement if there is one.
@@ -45,9 +46,10 @@ class Pins(T.HasTraits):
             The prediction, as it now stands in `pinned`; its label says what the plan is.
 
         Raises:
-            PipelabError: as many as can be compared are pinned already.
+            PipelabError: as many as can be compared are pinned already, or the Lab is closed.
         """
         with self._explained():
+            self._check_open()
             if count_of_plans(self.pinned) >= MOST_PINNED:
                 raise PipelabError(f"{MOST_PINNED} plans are pinned; unpin one first, such as lab.unpin(0).")
             taken = {plan_of(trace) for trace in self.pinned}

@@ -16,6 +16,7 @@ from pipelab.widgets.controls import Controls
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.measurement import NO_MODEL, Measurement
 from pipelab.widgets.runner import Runner
+from pipelab.widgets.standing import lines_of_run
 
 
 class Runs(T.HasTraits):
@@ -32,15 +33,18 @@ class Runs(T.HasTraits):
     running = T.Bool(False, read_only=True)
 
     plan: Any
-    _hint: str
     _lock: threading.RLock
     _controls: Controls
     _explained: Callable[[], AbstractContextManager[None]]
     _say: Callable[[str], None]
     _show: Callable[[], None]
+    _show_standing: Callable[[], None]
+    _closed: bool
 
     def _set_up(self, measurement: Callable[[Plan], Measurement] | None) -> None:
         self._measurement_of = measurement
+        self._hint = ""
+        self._hint_of: Plan | None = None
         self._runner = Runner(self._began, self._controls.show_progress, self._ended, self._freed)
         self._controls.show_run(running=False, why_not="" if measurement else NO_MODEL)
 
@@ -77,7 +81,21 @@ class Runs(T.HasTraits):
         """
         return self._runner.wait(timeout)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PipelabError(
+                "This Lab is closed: what it showed can still be read, but it runs and pins nothing any more. Make "
+                "another with pp.Lab."
+            )
+
+    def _lines_of_run(self, hints: tuple[str, ...]) -> tuple[str, ...]:
+        """What there is to say of runs now; the hints are about what is shown."""
+        hint = self._hint if self._hint_of == self.plan else ""
+        can_run = self._measurement_of is not None
+        return lines_of_run(can_run=can_run, running=self.running, hint=hint, hints=hints)
+
     def _new_measurement(self) -> Measurement:
+        self._check_open()
         if self._measurement_of is None:
             raise PipelabError(NO_MODEL)
         return self._measurement_of(self.plan)
@@ -86,7 +104,10 @@ class Runs(T.HasTraits):
         with self._lock:
             self._controls.show_progress(0, 1)
             self._controls.show_run(running=True)
-            self.set_trait("running", True)
+            try:
+                self.set_trait("running", True)
+            finally:
+                self._show_standing()
 
     def _ended(self, measurement: Measurement, result: Trace | BaseException) -> None:
         """Take down how a run went. An error of whoever hears of it is said, and keeps nothing from going on."""
@@ -102,17 +123,17 @@ class Runs(T.HasTraits):
 
     def _take_down(self, measurement: Measurement, result: Trace | BaseException) -> None:
         if isinstance(result, Trace):
-            self._hint = f"Measured on {measurement.clock}."
+            self._hint, self._hint_of = f"Measured on {measurement.clock}.", measurement.plan
             self._controls.show_progress(1, 1, "success")
             self._say("")  # what was refused before is over
             with self.hold_trait_notifications():
                 self.set_trait("measured", result)
                 self.set_trait("measured_plan", measurement.plan)
         elif isinstance(result, KeyboardInterrupt):
-            self._hint = "Stopped: nothing was measured."
+            self._hint, self._hint_of = "Stopped: nothing was measured.", self.plan
             self._controls.show_progress(0, 1, "warning")
         else:
-            self._hint = "The run failed: nothing was measured."
+            self._hint, self._hint_of = "The run failed: nothing was measured.", self.plan
             self._controls.show_progress(0, 1, "danger")
             self._say(error_text(result))
 
@@ -124,6 +145,8 @@ class Runs(T.HasTraits):
                 self.set_trait("running", is_busy)
             except Exception as error:  # of an observer
                 self._say(error_text(error))
+            finally:
+                self._show_standing()
 
     @property
     def measured_is_current(self) -> bool:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gc
 import io
+import pickle
 import threading
 import time
 
@@ -422,6 +423,7 @@ def test_a_lab_without_a_model_says_why_it_cannot_run(lab):
     with pytest.raises(pp.PipelabError, match="nothing to run"):
         lab.run()
     assert "nothing to run" in lab.message
+    assert "nothing to run" in lab._status.value  # a button that is disabled is not asked why
 
 
 def test_a_run_from_code_gives_the_measured_trace(live):
@@ -746,3 +748,44 @@ def test_code_that_cannot_be_written_keeps_nothing_else_from_being_shown(lab, mo
     lab.num_microbatches = 7
     assert lab._controls.code_box.code == "# no code\n# for this\n"
     assert "uneven" in lab._status.value and lab._controls.choices.num_microbatches == 7
+
+
+def test_a_closed_lab_runs_and_pins_nothing(live):
+    live.close()
+    for wish in (live.run, live.start, live.pin):
+        with pytest.raises(pp.PipelabError, match="This Lab is closed"):
+            wish()
+    assert live.measured is None and live.pinned == () and not live.running
+
+
+def test_a_lab_that_cannot_be_kept_says_what_can(lab):
+    with pytest.raises(TypeError, match=r"cannot be pickled.*lab\.plan\.save"):
+        pickle.dumps(lab)
+
+
+def test_how_far_the_hand_has_come_is_said(lab):
+    before = lab.predicted.makespan
+    assert "where the Lab began" not in lab._status.value
+    lab.num_ranks = 2
+    share = 100 * (lab.predicted.makespan / before - 1)
+    assert f"{share:.0f} % more than where the Lab began" in lab._status.value and share > 1
+    lab.num_ranks = 4
+    assert "where the Lab began" not in lab._status.value
+
+
+def test_of_runs_one_thing_is_said_at_a_time(live):
+    live.run()
+    live.num_microbatches = 2
+    assert "Measured on" not in live._status.value and "this is the prediction" in live._status.value.lower()
+    live.num_microbatches = 8
+    assert "Measured on" in live._status.value
+
+
+def test_while_it_runs_that_is_said(slow):
+    slow.start()
+    assert "Running ..." in slow._status.value
+    slow.num_microbatches = 4
+    assert "Running ..." in slow._status.value
+    slow.stop()
+    assert slow.wait(LIMIT)
+    assert "Running" not in slow._status.value and "Stopped" in slow._status.value

@@ -120,6 +120,23 @@ def test_choices_by_keys_and_by_typing_move_the_picture(notebook, tmp_path):
     shoot(notebook, "lab-interleaved", tmp_path)
 
 
+def test_after_copying_the_code_the_keys_are_jupyterlabs_again(notebook):
+    page = notebook.page
+    painted(notebook)
+    button(page, "Code").click()
+    page.locator(".pl-code-box button").click()
+    page.get_by_text(re.compile("copied|press Ctrl")).wait_for()
+    assert not page.evaluate("() => !!document.activeElement.closest('.pl-code-box')")
+    cells = page.locator(".jp-CodeCell")
+    before = cells.count()
+    page.keyboard.press("b")
+    cells.nth(before).wait_for()
+    page.locator(".pl-code-box button").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("b")
+    cells.nth(before + 1).wait_for()
+
+
 def test_a_border_moves_by_mouse_and_by_keys(notebook, tmp_path):
     page, old = notebook.page, painted(notebook)
     before = notebook.run("print(lab.split)")

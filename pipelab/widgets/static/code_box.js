@@ -4,7 +4,10 @@ import { keepKeys } from "./keys.js";
 export default {
   render({ model, el }) {
     el.classList.add("pipelab", "pl-code-box");
-    el.addEventListener("keydown", keepKeys);
+    el.addEventListener("keydown", (event) => {
+      // The button needs but these two; after it was pressed all others are JupyterLab's, as on any button.
+      if (event.target !== copy || event.key === "Enter" || event.key === " ") keepKeys(event);
+    });
     const lines = document.createElement("pre");
     lines.tabIndex = 0; // wide lines scroll, also by keys
     lines.setAttribute("role", "region");
@@ -32,6 +35,8 @@ export default {
       }
     }
 
+    // A mouse leaves the focus where it was.
+    copy.addEventListener("mousedown", (event) => event.preventDefault());
     copy.addEventListener("click", take);
     model.on("change:code", show);
     el.append(copy, said, lines);
