@@ -51,6 +51,7 @@ class RankMoment:
         start: seconds: since when it does that.
         end: seconds: until when; the makespan when it is done.
         sentence: the same in words; of a wait with the reason, as `Trace.why` gives it.
+        reason: of the sentence what the other attributes do not say.
         in_flight: (stage, micro-batch) of each micro-batch that is kept for its backward.
         beside: what other lanes of the rank do meanwhile, such as "the transfer of 0F1".
         kept: what the rank holds, in the unit of the moment.
@@ -63,6 +64,7 @@ class RankMoment:
     start: float
     end: float
     sentence: str
+    reason: str
     in_flight: tuple[tuple[int, int], ...]
     beside: tuple[str, ...]
     kept: float
@@ -223,16 +225,16 @@ class Moments:
         kept = float(curve.value[np.searchsorted(curve.time, time, side="right") - 1])
         row, does, since, until = self._occupied_by(rank, time)
         if does != DONE:
-            sentence, action = why(trace, rank, time).sentence, name_of(trace, row)
+            found, action = why(trace, rank, time), name_of(trace, row)
+            sentence, reason = found.sentence, found.reason
         elif len(rows):
             last = int(rows[np.argmax(trace.end[rows])])
-            sentence = (
-                f"Rank {rank} is done: {name_of(trace, last)} was its last action, until {as_seconds(since)}."
-            )
-            action = ""
+            reason, action = f"{name_of(trace, last)} was its last action, until {as_seconds(since)}.", ""
+            sentence = f"Rank {rank} is done: {reason}"
         else:
-            sentence, action = f"Rank {rank} has nothing to do in this step.", ""
-        return RankMoment(rank, does, row, action, since, until, sentence, in_flight, beside, kept)
+            sentence = reason = f"Rank {rank} has nothing to do in this step."
+            action = ""
+        return RankMoment(rank, does, row, action, since, until, sentence, reason, in_flight, beside, kept)
 
     def _occupied_by(self, rank: int, time: float) -> tuple[int, str, float, float]:
         """The row that runs or is waited for, which of the two, since when, until when."""

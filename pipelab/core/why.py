@@ -36,6 +36,7 @@ class Why:
         rank: whose moment.
         time: seconds.
         sentence: what there is to say.
+        reason: of the sentence what it gives as the reason; "" where it gives none.
         rows: shape (n,): rows of the trace. In a gap the row that ends it, then what that one waited for, back to what
             ran when the gap began, and on over other ranks to one that had work all the while; within an action that
             action; after a rank's last action what the step goes on with, in order of time.
@@ -45,6 +46,7 @@ class Why:
     rank: int
     time: float
     sentence: str
+    reason: str
     rows: IntArray
     why: tuple[str, ...]
     _trace: Trace = field(repr=False)
@@ -131,12 +133,13 @@ def rows_that_occupy(trace: Trace) -> IntArray:
 
 def _while_running(trace: Trace, rank: int, time: float, row: int) -> Why:
     link = next(trace._causes.chain(row))
-    reason = reason_of(trace, *link)
-    sentence = (
+    because = reason_of(trace, *link)
+    subject = (
         f"Rank {rank} is busy with {name_of(trace, row)}, from {as_seconds(trace.start[row])} to "
-        f"{as_seconds(trace.end[row])}: it {reason}."
+        f"{as_seconds(trace.end[row])}"
     )
-    return Why(rank, time, sentence, np.array([row]), (reason,), trace)
+    reason = f"it {because}."
+    return Why(rank, time, f"{subject}: {reason}", reason, np.array([row]), (because,), trace)
 
 
 def _within_a_gap(trace: Trace, rank: int, time: float, row: int, gap_start: float) -> Why:
@@ -146,21 +149,23 @@ def _within_a_gap(trace: Trace, rank: int, time: float, row: int, gap_start: flo
         if link[1] < 0 or trace.start[link[1]] <= gap_start:
             break
     gap_end = float(trace.start[row])
-    sentence = (
+    subject = (
         f"Rank {rank} waits {as_seconds(gap_end - gap_start)} for {name_of(trace, row)}, from {as_seconds(gap_start)} "
-        f"to {as_seconds(gap_end)}: it {_told(trace, links)}."
+        f"to {as_seconds(gap_end)}"
     )
+    reason = f"it {_told(trace, links)}."
     if not trace._causes.is_exact:
         between = sum(trace.start[a] - max(gap_start, trace.end[b]) for a, b, _ in links if b >= 0)
         if between > _ROUNDING * trace.makespan:
-            sentence += f" {as_seconds(between)} of that is transfer, waiting and overhead."
+            reason += f" {as_seconds(between)} of that is transfer, waiting and overhead."
     behind = list(_across_ranks(trace, links[-1][1]))
     busy = _without_pause(trace, behind[-1][0]) if len(behind) > 1 else ""
     if busy:
-        sentence += f" {name_of(trace, behind[0][0])} in turn {_told(trace, behind[:-1])}; {busy}."
+        reason += f" {name_of(trace, behind[0][0])} in turn {_told(trace, behind[:-1])}; {busy}."
     shown = [*links, *(behind if busy else behind[:1])]
     reasons = tuple(reason_of(trace, *link) for link in shown)
-    return Why(rank, time, sentence, np.array([row for row, _, _ in shown]), reasons, trace)
+    rows = np.array([row for row, _, _ in shown])
+    return Why(rank, time, f"{subject}: {reason}", reason, rows, reasons, trace)
 
 
 def _told(trace: Trace, links: Sequence[Link]) -> str:
@@ -206,4 +211,4 @@ def _after_the_last(trace: Trace, rank: int, time: float, row: int) -> Why:
         f"Rank {rank} ended its last action, {name_of(trace, row)}, at {as_seconds(trace.end[row])}. "
         + (f"{then}{more}." if len(left) else "The step ends then.")
     )
-    return Why(rank, time, sentence, path.rows[left], tuple(path.why[k] for k in left), trace)
+    return Why(rank, time, sentence, "", path.rows[left], tuple(path.why[k] for k in left), trace)

@@ -108,8 +108,7 @@ def _when(one: RankMoment) -> str:
 
 def _why(one: RankMoment) -> str:
     """The end of the sentence: its beginning stands in the row already."""
-    reason = one.sentence.partition(": ")[2] or one.sentence
-    words = [reason[:1].upper() + reason[1:]]
+    words = [one.reason[:1].upper() + one.reason[1:]]
     if one.beside:
         words.append(f"Meanwhile: {', '.join(one.beside)}.")
     return " ".join(words)

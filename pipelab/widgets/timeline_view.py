@@ -10,13 +10,13 @@ import anywidget
 import traitlets as T
 
 from pipelab.core.trace import Trace
+from pipelab.core.waits import neighbours, reason
 from pipelab.core.why import Why
 from pipelab.plots.critical_path import describe_path, path_sentence
 from pipelab.plots.timeline import check_trace
 from pipelab.widgets.assets import css, esm
 from pipelab.widgets.markup import error_text
 from pipelab.widgets.shown import Shown
-from pipelab.widgets.timeline_answers import neighbours, reason
 from pipelab.widgets.timeline_columns import describe, overruns, pack
 from pipelab.widgets.timeline_still import still_timeline
 from pipelab.widgets.traits import SPAN, Explains, Refused, as_span, check_limit

@@ -81,10 +81,11 @@ def test_what_a_rank_does_is_said_as_why_says_it(shown):
         for one in moment.ranks:
             assert one.start <= moment.time and (moment.time < one.end or one.does == DONE)
             if one.does == DONE:
-                assert one.row == -1 and f"Rank {one.rank} is done: " in one.sentence
+                assert one.row == -1 and one.sentence == f"Rank {one.rank} is done: {one.reason}"
                 continue
             reason = shown.why(one.rank, moment.time)
             assert one.sentence == reason.sentence and one.row == reason.rows[0]
+            assert one.reason and one.sentence.endswith(f": {one.reason}")
             verb = {RUNS: "is busy with", WAITS: "waits"}[one.does]
             assert f"Rank {one.rank} {verb}" in one.sentence and one.action in one.sentence
 

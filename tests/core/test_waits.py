@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelab.widgets.timeline_answers import neighbours, reason
+from pipelab.core.waits import neighbours, reason
 from tests.widgets.test_timeline_columns import TRACES, simulated, with_lanes
 
 

@@ -1,4 +1,4 @@
-"""What the timeline's front end asks about one action: what it needs, what needs it, and why it started when it did."""
+"""One action of a trace among others: what it needs, what needs it, and why it started when it did."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 
 from pipelab.core.dependencies import Slots, StageGraph, needs
 from pipelab.core.trace import COMPUTE, Trace
+
+__all__ = ["neighbours", "reason"]
 
 _ROUNDING = 1e-12
 """What is less than this fraction of the step is a rounded nothing."""
