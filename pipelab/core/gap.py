@@ -339,12 +339,13 @@ def pace_sentence(predicted: Trace, measured: Trace) -> str:
     ratio = float(np.median(after[known] / before[known]))
     if _PACES[0] <= ratio <= _PACES[1]:
         return ""
-    said = f"Actions took about {ratio:.2g} × as long as profiled"
+    factor = f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
+    said = f"Actions took about {factor} × as long as profiled"
     if ratio < 1:
         return f"{said}: the machine was busier when it was profiled; profile again."
     beside = sum(device.startswith("cpu") for device in measured.devices)
     if measured.clock == "wall" and beside > 1:
-        return f"{said}: ranks share this machine, or it is busier; profile again, with ranks={beside}."
+        return f"{said}: the machine is busier, if only by ranks; profile with ranks={beside}."
     return f"{said}: the machine is busier than when it was profiled; profile again."
 
 

@@ -95,6 +95,8 @@ def _peak(report: Report, rank: int) -> str:
 
 
 def _what(trace: Trace) -> str:
+    if counted(trace.num_ranks, "rank") in trace.label:  # its sizes are part of its name
+        return literal(trace.label, 90)
     return f"{literal(trace.label)} ({_sizes(trace)})"
 
 

@@ -209,7 +209,7 @@ const SMALL = 9; // pixels: numbers in boxes that share their row with others
 const LEAST = 7; // pixels: numbers that are still read
 const AROUND = 2; // pixels that a number leaves free in its box
 
-// One size for the numbers of a row, so that 9 and 10 are seen in boxes as wide.
+// One size for the numbers of a row, and room for the widest of them: of boxes as wide all are numbered, or none.
 function paintNumbers(ctx, look, rows) {
   ctx.textAlign = "center";
   ctx.textBaseline = "middle";
@@ -217,25 +217,29 @@ function paintNumbers(ctx, look, rows) {
   const digit = ctx.measureText("0").width / 100; // of a digit, for each pixel of the font
   const state = { ink: "", size: 0 };
   for (const row of rows) {
-    const size = numberSize(look, row, digit);
-    for (let i = row.from; i < row.to; i++) paintNumber(ctx, look, i, size, digit, state);
+    let widest = 0;
+    for (let i = row.from; i < row.to; i++) if (look.data.number[i] > widest) widest = look.data.number[i];
+    const wide = digit * String(widest).length;
+    const size = numberSize(look, row, wide);
+    for (let i = row.from; i < row.to; i++) paintNumber(ctx, look, i, size, wide, state);
   }
 }
 
-// The largest size at which every number of a row fits that fits at all.
-function numberSize(look, { from, to }, digit) {
+// The largest size at which the widest number fits in every box that it fits in at all; `wide` is its width for each
+// pixel of the size.
+function numberSize(look, { from, to }, wide) {
   const { data, area, shown } = look;
   const perSecond = area.plot / (shown[1] - shown[0]);
   let size = clamp(Math.round(area.row * 0.46), 8, 13);
   for (let i = from; i < to; i++) {
     if (data.start[i] < shown[0] || data.end[i] > shown[1]) continue; // what is cut off does not make others small
-    const fits = ((data.end[i] - data.start[i]) * perSecond - AROUND) / (digit * String(data.number[i]).length);
+    const fits = ((data.end[i] - data.start[i]) * perSecond - AROUND) / wide;
     if (fits >= LEAST && fits < size) size = fits;
   }
   return Math.floor(2 * size) / 2;
 }
 
-function paintNumber(ctx, look, box, most, digit, state) {
+function paintNumber(ctx, look, box, most, widest, state) {
   const { data, meta, area, theme, number } = look;
   const [x, y, wide, high] = rectOf(box, look);
   const half = data.bottom[box] - data.top[box] < 1.5 * meta.half;
@@ -245,15 +249,17 @@ function paintNumber(ctx, look, box, most, digit, state) {
   const text = String(data.number[box]);
   const from = Math.max(x, area.left);
   const to = Math.min(x + wide, area.left + area.plot);
-  const needed = digit * size * text.length;
-  if (to - from < needed + AROUND) return;
+  if (to - from < widest * size + AROUND) return;
   if (size !== state.size) ctx.font = `${(state.size = size)}px ${FONT}`;
   const others = number >= 0 && data.number[box] !== number;
   const ink = others ? theme.soft : meta.colours.inks[data.paint[box]];
   if (ink !== state.ink) state.ink = ctx.fillStyle = ink;
   const middle = (from + to) / 2;
   ctx.fillText(text, middle, y + high / 2 + 0.5);
-  if (data.later[box] && high >= size + 3) ctx.fillRect(middle - needed / 2, y + high / 2 + size / 2, needed, 1);
+  if (data.later[box] && high >= size + 3) {
+    const needed = ctx.measureText(text).width;
+    ctx.fillRect(middle - needed / 2, y + high / 2 + size / 2, needed, 1);
+  }
 }
 
 // What was predicted, as frames as high as the row; what happened lies in them, a little lower.
