@@ -29,12 +29,9 @@ MOST = 8
 """The most runs that are told apart side by side."""
 
 _PAGE = 560  # pixels that all timelines take together, so that they and the table are seen at once
-_LEAST, _AXIS, _HEADER, _ROW = (
-    60,
-    38,
-    24,
-    28,
-)  # pixels of a timeline: at least, around its rows, above it, of a row
+_HEADER = 24  # pixels that the title of each takes above it
+_LEAST = 60
+_AROUND, _ROW = 42, 28  # pixels around the rows of a timeline, and of a row: those of layoutOf in geometry.js
 
 Traces = Iterable[Trace] | Mapping[str, Trace]
 
@@ -307,4 +304,4 @@ def height_of_each(traces: tuple[Trace, ...]) -> int:
     """Pixels of each timeline: what the one with the most rows needs, or its share of the page."""
     rows = max(len(rows_of(trace)[1]) for trace in traces)
     share = _PAGE // len(traces) - _HEADER
-    return max(_LEAST, min(_AXIS + rows * _ROW, share))
+    return max(_LEAST, min(_AROUND + rows * _ROW, share))

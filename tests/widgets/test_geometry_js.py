@@ -65,6 +65,17 @@ def test_quantities_read_as_python_prints_them(tmp_path, script, values, printed
     assert json.loads(node("print.mjs", folder=tmp_path)) == [printed(value) for value in values]
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_a_compared_timeline_with_room_has_the_height_of_one_that_stands_alone(tmp_path, ranks):
+    from pipelab.widgets.compare_view import height_of_each
+    from tests.plots.sizes import trace
+
+    layout = f"g.layoutOf({{ rows: {ranks}, strips: 0, width: 900, left: 60, right: 12, height: 0 }})"
+    script = f"import * as g from './geometry.under_test.mjs'; console.log({layout}.height)"
+    (tmp_path / "height.mjs").write_text(script)
+    assert int(node("height.mjs", folder=tmp_path)) == height_of_each((trace(ranks, 4),))
+
+
 def test_a_pixel_is_covered_as_matplotlibs_is(tmp_path):
     import numpy as np
 
