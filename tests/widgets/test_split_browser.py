@@ -218,6 +218,8 @@ def test_every_key_of_a_slider(notebook):
     settle(notebook)
     assert notebook.run(CUTS) == "blocks.2 blocks.3 blocks.8"
     assert slider.get_attribute("aria-valuetext") == "stage 2 begins at blocks.3, layer 5 of 13"
+    flags = page.locator(".pl-split-flag:visible")  # of the border at hand alone
+    assert flags.all_inner_texts() == ["stage 2 begins at blocks.3"]
     assert (slider.get_attribute("aria-valuemin"), slider.get_attribute("aria-valuemax")) == ("5", "9")
     for _ in range(9):
         page.keyboard.press("Control+z")
