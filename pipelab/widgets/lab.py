@@ -264,11 +264,11 @@ class Lab(Shown, Chooses, Runs, Pins, W.VBox):
                 self._gallery.show(shown, **options)
             finally:
                 self._show_controls()
-                self._show_standing()
+                self._show_standing(shown)
 
-    def _show_standing(self) -> None:
+    def _show_standing(self, shown: Exhibit | None = None) -> None:
         """The lines below the controls."""
-        of_run = self._lines_of_run(self._exhibited().hints)
+        of_run = self._lines_of_run((shown or self._exhibited()).hints)
         lines = [progress(self._setting, self._first), *self._setting.notes, *of_run]
         self._status.value = paragraphs(filter(None, lines))
 
