@@ -49,6 +49,10 @@ def _difference(traces: Sequence[Trace], reports: Sequence[Report], same_plan: b
     if len(traces) == 2 and same_plan and traces[0].clock == "simulated" != traces[1].clock and spans[0] > 0:
         return f"measured {_against(spans[1], spans[0])}"
     how_many = f"{counted(len(traces), 'timeline')} on one time axis"
+    if (
+        len({trace.clock for trace in traces}) > 1
+    ):  # a measured step is no worse schedule than a predicted one
+        return f"{how_many}, of different clocks"
     best = min(range(len(spans)), key=spans.__getitem__)
     first = [k for k, span in enumerate(spans) if math.isclose(span, spans[best], rel_tol=1e-9)]
     if len(first) == len(traces) > 1:

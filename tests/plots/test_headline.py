@@ -45,5 +45,16 @@ def test_where_all_are_equally_long_none_is_called_the_shortest():
     assert "shortest" not in headline_of(1, 1) and "equally long: 12 s" in headline_of(1, 1)
 
 
+def test_none_of_different_clocks_is_called_the_shortest():
+    one = trace(2, 2)
+    traces = [
+        one,
+        replace(trace(2, 3), clock="wall"),
+        replace(one, label="slow", start=2 * one.start, end=2 * one.end),
+    ]
+    title = comparison_headline(traces, [each.report() for each in traces])
+    assert title.startswith("3 timelines on one time axis, of different clocks\nclocks: simulated, wall")
+
+
 def test_several_that_share_the_first_place_are_all_named():
     assert "shortest: t0, t2, 12 s" in headline_of(1, 2, 1)
