@@ -414,4 +414,6 @@ def test_why_goes_on_to_the_rank_that_had_work_all_the_while():
         "2B1 in turn needs 3B1 of rank 3; rank 3 was busy without a pause from 3 s to 15 s."
     )
     assert [int(trace.rank[row]) for row in found.rows] == [0, 1, 2, 3]
-    assert trace.why(0, 5).sentence.endswith("which comes after 3F0 on its rank.")  # nobody was busy all the while
+    assert trace.why(0, 5).sentence.endswith(
+        "which comes after 3F0 on its rank."
+    )  # nobody was busy all the while
