@@ -74,6 +74,7 @@ class Controls:
             "stages_per_rank": (least, max(per_rank, layers if most is None else most)),
         }
         sizes = {name: getattr(setting, name) for name in _SIZES[1:]}
+        is_other = setting.split.num_stages != self.editor.num_stages  # undone, it would be for other ranks
         with self._silent():
             self.choices.show(_menu(setting), limits, schedule=setting.schedule.name, **sizes)
             self.editor.show(
@@ -82,6 +83,7 @@ class Controls:
                 memory_limit=memory_limit,
                 bytes_per_stage=_peaks(setting),
                 bytes_say="at the peak of the step",
+                forget=is_other,
             )
             self.view.value = view
 

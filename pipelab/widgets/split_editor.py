@@ -158,6 +158,7 @@ class SplitEditor(Explains, Shown, anywidget.AnyWidget):
         memory_limit: float | object | None = _SAME,
         bytes_per_stage: Sequence[float] | None = None,
         bytes_say: str = "as given",
+        forget: bool = False,
     ) -> None:
         """Show something else, in one message to the front end and without a word to observers of `split`.
 
@@ -172,6 +173,7 @@ class SplitEditor(Explains, Shown, anywidget.AnyWidget):
             bytes_per_stage: what each stage takes, where that is known better than as weights, gradients and the
                 activations of one micro-batch. It holds until something changes.
             bytes_say: what these bytes are of, in a few words.
+            forget: whether what was until now can no longer be gone back to.
 
         Raises:
             PipelabError: impossible; nothing has changed.
@@ -186,7 +188,7 @@ class SplitEditor(Explains, Shown, anywidget.AnyWidget):
         given = None if bytes_per_stage is None else as_bytes_per_stage(bytes_per_stage, new)
         is_other, is_moved = profile is not self.profile, new != self.split
         with self.hold_sync():
-            if is_other:
+            if is_other or forget:
                 self._history = History()
             elif is_moved:
                 self._history.record(self.split, self._hand)

@@ -555,3 +555,19 @@ def test_how_far_the_hand_has_come_is_said(lab):
     assert f"{share:.0f} % more than where the Lab began" in lab._status.value and share > 1
     lab.num_ranks = 4
     assert "where the Lab began" not in lab._status.value
+
+
+@pytest.mark.parametrize("leave", [{"schedule": "gpipe"}, {"num_ranks": 3}])
+def test_undoing_does_not_go_back_behind_another_number_of_stages(lab, leave):
+    editor = lab._controls.editor
+    lab.schedule = "interleaved-1f1b"
+    editor.split = [lab.profile.layers[1], *lab.split.cuts[1:]]
+    lab.choose(**leave)
+    after = lab.split
+    editor.undo()
+    assert lab.split == after and lab.num_ranks == leave.get("num_ranks", 4) and not editor.can_undo
+    before = lab.split
+    editor.split = [lab.profile.layers[1], *before.cuts[1:]]
+    assert lab.split != before and editor.can_undo  # what is done from then on can be taken back
+    editor.undo()
+    assert lab.split == before
