@@ -13,9 +13,8 @@ Cores = frozenset[int]
 def usable() -> Cores:
     """The cores this process may use; elsewhere than on Linux as many as there are, by number."""
     if sys.platform == "linux":
-        return frozenset(
-            os.sched_getaffinity(os.getpid())
-        )  # of the main thread: others may keep to a core of a rank
+        # Of the main thread: others may keep to a rank's core.
+        return frozenset(os.sched_getaffinity(os.getpid()))
     return frozenset(range(os.cpu_count() or 1))
 
 

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipelab.core.quantities import as_bytes, as_seconds
 from pipelab.plots.coverage import coverage
+from tests.widgets.node import assert_tests_pass, needs_node, run_node
 
-HERE = Path(__file__).parent
-GEOMETRY = HERE.parents[1] / "pipelab" / "widgets" / "static" / "geometry.js"
-NODE = shutil.which("node")
-
-pytestmark = pytest.mark.skipif(
-    NODE is None, reason="node is not on PATH; the browser tests use the same script"
-)
+pytestmark = needs_node
 
 
 def node(*arguments: str, folder: Path) -> str:
-    """Run node; geometry.js lies beside as a module, since a package that says "module" is not ours to ask for."""
-    shutil.copy(GEOMETRY, folder / "geometry.under_test.mjs")
-    done = subprocess.run(
-        [str(NODE), *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_node("geometry", *arguments, folder=folder)
 
 
 def test_the_geometry_holds(tmp_path):
-    shutil.copy(HERE / "js" / "geometry.test.mjs", tmp_path)
-    output = node("--test", "--test-reporter=tap", "geometry.test.mjs", folder=tmp_path)
-    assert "# fail 0" in output and "# pass 0" not in output
+    assert_tests_pass("geometry", tmp_path)
 
 
 SECONDS = [0.0, 33.0, 0.0123, 0.9994, 0.9996, 1e-6, 2.5e-7, 999.4, 1234.0, 98765.4, 0.00099951, 7.126]
